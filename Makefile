@@ -1,0 +1,30 @@
+# Two commands do everything: `make serve` and `make test`. Both set up what they need and are quick the second time.
+HOST ?= 127.0.0.1
+PORT ?= 8000
+PYTHON ?=
+
+.PHONY: serve test lint clean
+.DEFAULT_GOAL := serve
+
+serve: .venv/.ready-serve  ## start the service: http://HOST:PORT/docs
+	HOST=$(HOST) PORT=$(PORT) .venv/bin/python -m app
+
+test: .venv/.ready-test  ## run all tests
+	.venv/bin/python -m pytest
+
+lint: .venv/.ready-test  ## format, style, types, import layers
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.venv/.ready-serve: requirements.txt scripts/environment.sh
+	PYTHON=$(PYTHON) scripts/environment.sh requirements.txt
+	touch $@
+
+.venv/.ready-test: requirements.txt requirements-dev.txt scripts/environment.sh
+	PYTHON=$(PYTHON) scripts/environment.sh requirements-dev.txt
+	touch $@ .venv/.ready-serve
+
+clean:  ## remove the environment
+	rm -rf .venv
