@@ -65,4 +65,5 @@ class ClipSpec:
             raise ValueError(f"missing {', '.join(missing)}")
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"unknown {', '.join(unknown)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**plain)

@@ -1,0 +1,75 @@
+"""From features to class scores: the video classifier around the CRT."""
+# ruff: noqa: N815 - tensors carry their shape in the name, fields of VideoOutput too
+
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.crt import CompactRecurrentTransformer, CrtConfig, Positive
+
+# Shapes: B streams, L clips in a segment, F feature width, D width, M memory width, C classes.
+
+
+class ClassifierConfig(BaseModel):
+    """The shape of a VideoClassifier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    feature_width: Positive
+    """F, as the backbone's spec says."""
+    classes: Positive
+    """C, the background included."""
+    crt: CrtConfig = CrtConfig()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of the features, in training only."""
+
+
+class VideoOutput(NamedTuple):
+    """What a VideoClassifier makes of a segment."""
+
+    logits_BC: Tensor
+    """Of the segment: the mean over its clips; of a row without clips, finite and without meaning."""
+    position_logits_BLC: Tensor
+    """Of each clip; with a causal CRT, as far as was known by then."""
+    memory_BM: Tensor
+    """The next segment's."""
+
+
+class VideoClassifier(nn.Module):
+    """Normalises and projects features, runs the CRT over the segment, pools its outputs over the clips present."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.project = nn.Sequential(
+            nn.LayerNorm(config.feature_width),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.feature_width, config.crt.width),
+        )
+        self.crt = CompactRecurrentTransformer(config.crt)
+        self.classify = nn.Linear(config.crt.width, config.classes)
+
+    def initial_memory(self, batch: int) -> Tensor:
+        """The learned memory with which each of `batch` streams begins, float[B, M]."""
+        return self.crt.initial_memory(batch)
+
+    def forward(self, features_BLF: Tensor, memory_BM: Tensor, mask_BL: Tensor | None = None) -> VideoOutput:
+        """mask_BL is True where a clip is present (None: everywhere). Raises ValueError for shapes that do not fit."""
+        if features_BLF.ndim != 3 or features_BLF.shape[2] != self.config.feature_width:
+            wanted = f"float[B, L, {self.config.feature_width}]"
+            raise ValueError(f"a segment of features is {wanted}, got {list(features_BLF.shape)}")
+        outputs_BLD, memory_BM = self.crt(self.project(features_BLF), memory_BM, mask_BL)
+        # The same as classifying the mean output, since the classifier is linear.
+        position_logits_BLC = self.classify(outputs_BLD)
+        return VideoOutput(masked_mean(position_logits_BLC, mask_BL), position_logits_BLC, memory_BM)
+
+
+def masked_mean(values_BLC: Tensor, mask_BL: Tensor | None) -> Tensor:
+    """The mean over the positions present, float[B, C]; zero for a row without any."""
+    if mask_BL is None:
+        return values_BLC.mean(dim=1)
+    present_BL1 = mask_BL[..., None]
+    total_BC = torch.where(present_BL1, values_BLC, 0).sum(dim=1)
+    return total_BC / present_BL1.sum(dim=1).clamp(min=1)
