@@ -43,3 +43,16 @@ class Backbone(nn.Module):
     def encode(self, clips_BTCHW: Tensor) -> Tensor:
         """Normalised clips float[B, T, 3, H, W] -> features float[B, F]."""
         raise NotImplementedError
+
+
+def misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """What keeps these weights from being the module's, the first three of it; empty where they fit exactly."""
+    wanted = module.state_dict()
+    found = [f"{key} is missing" for key in wanted if key not in weights]
+    found += [f"{key} is unknown" for key in weights if key not in wanted]
+    found += [
+        f"{key} is {list(weights[key].shape)} and would have to be {list(value.shape)}"
+        for key, value in wanted.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    return ", ".join(found[:3]) + (f", and {len(found) - 3} more" if len(found) > 3 else "")

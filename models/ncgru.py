@@ -208,13 +208,14 @@ class NeumannCayleyGRU(nn.Module):
         """An nn.GRU, batch first, that gives the same states: for export. Shares no weights with this module."""
         memory, width = self.bias_ih.shape[0] // 3, self.weight_ih.shape[1]
         gru = nn.GRU(width, memory, batch_first=True).to(self.weight_ih)
-        for to, weight in (
-            (gru.weight_ih_l0, self.weight_ih),
-            (gru.weight_hh_l0, self.recurrent_weight()),
-            (gru.bias_ih_l0, self.bias_ih),
-            (gru.bias_hh_l0, self.bias_hh),
-        ):
-            to.copy_(weight)
+        gru.load_state_dict(
+            {
+                "weight_ih_l0": self.weight_ih,
+                "weight_hh_l0": self.recurrent_weight(),
+                "bias_ih_l0": self.bias_ih,
+                "bias_hh_l0": self.bias_hh,
+            }
+        )
         return gru.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
