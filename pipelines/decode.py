@@ -1,0 +1,185 @@
+"""Untrusted video in, sampled frames at the model's size out, as they are decoded.
+
+    with open_video("kitchen.mp4", spec=checkpoint.spec) as video:
+        for frame, ticks in video:
+            clips = clipper.push(frame, ticks)
+    print(video.summary, video.warnings)
+
+The file's first bytes are checked here, against an allow-list; all else happens in a worker process (decode_worker.py)
+that can be killed at any instant. Memory stays flat whatever the video's length: about a megabyte of frames waits in
+a pipe, and the worker waits when nobody reads. What comes from the worker is checked like any other input: it may
+have been taken over by the video. No pickles, no sizes that it chooses.
+"""
+
+import json
+import logging
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from models.errors import CrtError
+from models.spec import ClipSpec
+from pipelines import containers
+from pipelines.errors import DecoderDied, UnreadableVideo, VideoError
+from pipelines.frames import Frame
+from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
+from pipelines.workers import Worker, workers
+
+_LOG = logging.getLogger(__name__)
+_HEADER = struct.Struct("<cI")
+_FRAME = struct.Struct("<dI")
+_MAX_JSON = 1 << 16
+_told: set[str] = set()
+
+
+def open_video(
+    path: str | os.PathLike[str],
+    *,
+    spec: ClipSpec,
+    rate: float | None = None,
+    budget: Budget | None = None,
+    threads: int = 1,
+) -> "Video":
+    """Opens a video file for sampling at `rate` frames a second, by default the model's.
+
+    Returns when the first frame has been decoded. threads is how many a decoder may use. Raises VideoError, see
+    errors.py, for what cannot be decoded at all, and DecoderUnavailable where no worker can be started.
+    """
+    budget = budget or Budget()
+    request = {
+        "spec": spec.to_dict(),
+        "rate": spec.rate if rate is None else rate,
+        "budget": asdict(budget),
+        "threads": threads,
+        "cpu_seconds": int(budget.seconds * threads) + 2,
+    }
+    with _open(Path(path)) as file:
+        containers.sniff(file.read(containers.HEAD))
+        worker = workers.fork(request, file.fileno(), budget.seconds)
+    try:
+        return Video(worker, spec)
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _open(path: Path) -> FileIO:
+    try:
+        # Without O_NONBLOCK a named pipe without a writer would hold us here for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnreadableVideo(f"{path.name} cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableVideo(f"{path.name} is not a regular file. Give the path of a video file.")
+    return open(descriptor, "rb", buffering=0)
+
+
+class Video:
+    """A video that is being decoded: iterate once, or close it; then the worker is gone. Not for several threads."""
+
+    info: VideoInfo
+    """The header's claims."""
+
+    def __init__(self, worker: Worker, spec: ClipSpec) -> None:
+        self._worker = worker
+        self._shape = (spec.height, spec.width, 3)
+        self._summary: VideoSummary | None = None
+        self.warnings: list[VideoWarning] = []
+        """What is missing; complete after the last frame."""
+        kind, length = self._header()
+        if kind != b"I":
+            raise self._protocol_error(kind)
+        first = self._json(length)
+        self.info = VideoInfo(**first["info"])
+        for what in first["unconfined"]:
+            if what not in _told:
+                _told.add(what)
+                _LOG.warning("video is decoded with less protection than could be: %s", what)
+
+    def __iter__(self) -> Iterator[tuple[Frame, int]]:
+        """Frames that fill at least one tick, at the model's size, and how many they fill (see sample.py).
+
+        Raises VideoError when decoding cannot go on; what came before stands.
+        """
+        size = _FRAME.size + int(np.prod(self._shape))
+        meta = bytearray(_FRAME.size)
+        try:
+            while self._summary is None:
+                kind, length = self._header()
+                if kind == b"F" and length == size:
+                    self._worker.read_into(memoryview(meta))
+                    pixels = np.empty(self._shape, np.uint8)
+                    self._worker.read_into(pixels.data.cast("B"))
+                    time, ticks = _FRAME.unpack(meta)
+                    yield Frame(pixels, time), ticks
+                elif kind == b"S":
+                    last = self._json(length)
+                    self.warnings = [VideoWarning(code, detail) for code, detail in last["warnings"]]
+                    self._summary = VideoSummary(**last["summary"])
+                else:
+                    raise self._protocol_error(kind)
+        finally:
+            self.close()
+
+    @property
+    def summary(self) -> VideoSummary:
+        """What was found. Raises ValueError before the last frame."""
+        if self._summary is None:
+            raise ValueError("what was found is known only after the last frame; iterate over the video first")
+        return self._summary
+
+    def close(self) -> None:
+        """Ends the worker, at once if it still runs."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _header(self) -> tuple[bytes, int]:
+        header = bytearray(_HEADER.size)
+        self._worker.read_into(memoryview(header))
+        kind, length = _HEADER.unpack(header)
+        if kind == b"E":
+            raise _error(self._json(length))
+        return kind, length
+
+    def _json(self, length: int) -> dict[str, Any]:
+        if length > _MAX_JSON:
+            raise self._protocol_error(b"J")
+        body = bytearray(length)
+        self._worker.read_into(memoryview(body))
+        value = json.loads(body)
+        if not isinstance(value, dict):
+            raise self._protocol_error(b"J")
+        return value
+
+    @staticmethod
+    def _protocol_error(kind: bytes) -> DecoderDied:
+        return DecoderDied(f"The process that decoded this video spoke out of turn ({kind!r}) and was ended.")
+
+
+def _error(value: dict[str, Any]) -> CrtError:
+    """The error that the worker named; one that it should not have is this program's fault."""
+    kinds: list[type[VideoError]] = [VideoError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    by_code = {kind.code: kind for kind in kinds}
+    message = str(value.get("message"))
+    if kind_named := by_code.get(str(value.get("code"))):
+        return kind_named(message)
+    _LOG.error("the decoding process failed: %s", message)
+    return DecoderDied("The process that decoded this video failed; the log says where.")

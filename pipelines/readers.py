@@ -1,0 +1,274 @@
+"""decord and PyAV behind one interface: pictures in order of presentation, each with its time, rendered on demand.
+
+decord reads first. PyAV reads what decord cannot (AV1, MPEG-TS, WebM without a duration, raw streams, GIF), what it
+is known to get wrong (edit lists, some AVI times), and what is left of a file that breaks decord off half way. Both
+give the same pictures at the same times; tests compare them. Not covered: mirrored pictures and pixels that are not
+square, which both show as they are stored.
+
+A frame that is not sampled is decoded, because others refer to it, but neither converted nor copied.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO, Protocol
+
+import av
+import av.error
+import decord
+import numpy as np
+
+from pipelines import containers
+from pipelines.containers import Container
+from pipelines.errors import CorruptVideo, DecodeMemory, NoVideoStream, UnsupportedVideo, VideoTooLarge
+from pipelines.frames import Pixels
+from pipelines.video import VideoInfo
+
+_DECORD_READS = {"mp4", "matroska", "avi", "flv"}
+_DECORD_LACKS = {"av1", "libdav1d", "libaom-av1"}
+_DECORD_MIN_SIDE = 17
+_MAX_DEMUX_ERRORS = 100
+"""A container that gives errors this often in a row has nothing more to give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A frame that can be had."""
+
+    time: float
+    """Seconds from the first frame."""
+    end: float
+    """When it is no longer shown, in seconds; the same as time where the file does not say."""
+    render: Callable[[], Pixels]
+    """Gives uint8[H, W, 3], RGB, upright. To be called before the next picture is asked for, or not at all."""
+
+
+class Reader(Protocol):
+    """A video that is open."""
+
+    name: str
+    """decord or pyav."""
+    discarded: int
+    """Frames that an edit list leaves out, so far."""
+    failed: int
+    """Packets that could not be decoded, so far."""
+    jumps: int
+    """Backward jumps of the times that were closed up, so far."""
+
+    def pictures(self) -> Iterator[Picture]:
+        """In order of presentation. Raises ReaderFailed when another reader may do better."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the reader holds."""
+        ...
+
+
+class ReaderFailed(Exception):  # noqa: N818 - not an error to a user: another reader goes on
+    """This reader cannot read the video, or not to its end."""
+
+
+class PyavReader:
+    """Any video, however damaged: what cannot be decoded is left out and counted."""
+
+    name = "pyav"
+
+    def __init__(self, path: str, container: Container, *, threads: int, max_pixels: int) -> None:
+        """Raises CorruptVideo, NoVideoStream, UnsupportedVideo, DecodeMemory or VideoTooLarge."""
+        self.discarded = self.failed = self.jumps = 0
+        self._max_pixels = max_pixels
+        try:
+            # The demuxer is named, so that nothing is guessed; only this file may be opened.
+            self._input = av.open(path, format=container.demuxer, options={"protocol_whitelist": "file"})
+        except av.error.MemoryError as error:
+            raise DecodeMemory("Reading this video's index needs more memory than is granted.") from error
+        except (av.error.FFmpegError, ValueError) as error:
+            raise CorruptVideo(
+                f"This file starts like {container.name}, but cannot be opened: {_why(error)}."
+            ) from error
+        streams = [s for s in self._input.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            kinds = ", ".join(sorted({s.type for s in self._input.streams})) or "nothing"
+            raise NoVideoStream(f"This {container.name} file has no video stream, only {kinds}. Send a video.")
+        best = self._input.streams.best("video")
+        self._stream = best if best in streams else streams[0]
+        self.alone = len(streams) == 1
+        codec = self._stream.codec_context
+        if codec is None or not codec.is_decoder:
+            raise UnsupportedVideo(
+                f"This {container.name} file's video is in a codec that is not supported. Send H.264, HEVC, VP9 or AV1."
+            )
+        codec.thread_count = threads
+        codec.thread_type = "AUTO"
+        self._check_size(codec.width, codec.height)
+
+    def info(self, container: Container, rotation: int) -> VideoInfo:
+        """The header's claims; width and height are of the upright picture."""
+        stream, codec = self._stream, self._stream.codec_context
+        width, height = (codec.height, codec.width) if rotation in (90, 270) else (codec.width, codec.height)
+        rate = stream.average_rate or stream.guessed_rate
+        return VideoInfo(
+            container=container.name,
+            codec=codec.codec.canonical_name,
+            duration=self._claimed_duration(container),
+            fps=float(rate) if rate else None,
+            width=width,
+            height=height,
+            frames=stream.frames or None,
+            rotation=rotation,
+        )
+
+    def _claimed_duration(self, container: Container) -> float | None:
+        """None where it would be an estimate from bytes or from the last time that was found, not a claim."""
+        if container.name not in ("mp4", "matroska", "avi", "flv", "asf", "ogg"):
+            return None
+        stream = self._stream
+        if stream.duration and stream.time_base:
+            return max(0.0, float(stream.duration * stream.time_base))
+        if tag := stream.metadata.get("DURATION"):
+            hours, minutes, seconds = tag.split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return self._input.duration / av.time_base if self._input.duration else None
+
+    def pictures(self) -> Iterator[Picture]:
+        """In order of presentation, from the first that can be decoded to the last."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        usual = 1 / float(rate) if rate else 1 / 25
+        shift: float | None = None
+        latest = -usual
+        for frame in self._frames():
+            self._check_size(frame.width, frame.height)
+            length = float(frame.duration * frame.time_base) if frame.duration else 0.0
+            time = frame.time
+            if time is None:  # no times in the file, as in a raw stream
+                time = latest + usual - (shift or 0.0)
+            if shift is None:
+                shift = -time
+            if time + shift < latest - 1.0:  # a recorder that started anew: go on where it stopped
+                self.jumps += 1
+                shift = latest + usual - time
+            latest = max(latest, time + shift)
+            yield Picture(time + shift, time + shift + length, partial(_upright, frame))
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        errors = 0
+        while errors < _MAX_DEMUX_ERRORS:
+            try:
+                for packet in self._input.demux(self._stream):
+                    errors = 0
+                    self.discarded += packet.is_discard
+                    yield from self._decode(packet)
+                return
+            except av.error.MemoryError as error:
+                raise DecodeMemory("Decoding this video needs more memory than is granted.") from error
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError:
+                errors += 1
+                self.failed += 1
+
+    def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        try:
+            return packet.decode()
+        except av.error.MemoryError:
+            raise
+        except av.error.FFmpegError:
+            self.failed += 1
+            return []
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise VideoTooLarge(
+                f"Frames are {width} x {height}; at most {self._max_pixels:,} pixels are accepted. Send it scaled down."
+            )
+
+    def close(self) -> None:
+        """Frees what the reader holds."""
+        self._input.close()
+
+
+def _upright(frame: av.VideoFrame) -> Pixels:
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _why(error: Exception) -> str:
+    """FFmpeg's words without PyAV's number and the path, which says nothing to a user."""
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+class DecordReader:
+    """A sound video in a common format."""
+
+    name = "decord"
+    discarded = failed = jumps = 0
+
+    def __init__(self, path: str, *, info: VideoInfo, threads: int) -> None:
+        """Raises ReaderFailed for a video that decord rejects, or whose times or sizes it gets wrong."""
+        try:
+            self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=threads)
+            count = len(self._reader)
+            # Fails when the header counts more frames than there are; asking decord for those can hang.
+            times = self._reader.get_frame_timestamp(np.arange(count)).astype(np.float64)
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise ReaderFailed("decord cannot open it") from error
+        if count == 0 or times.shape != (count, 2) or not np.isfinite(times).all():
+            raise ReaderFailed("decord finds no times")
+        starts = times[:, 0]
+        if abs(starts[0]) > 1e-6 or (np.diff(starts) < 0).any() or _far_from_claim(starts, info):
+            raise ReaderFailed("decord's times are wrong")
+        self._starts, self._ends = starts.tolist(), times[:, 1].tolist()
+        self._position = 0
+
+    def pictures(self) -> Iterator[Picture]:
+        """In order of presentation. Raises ReaderFailed at the first that cannot be decoded."""
+        for index, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
+            yield Picture(start, max(start, end), partial(self._render, index))
+        if self._position < len(self._starts):  # the last ones may be what is damaged
+            self._render(len(self._starts) - 1)
+
+    def _render(self, index: int) -> Pixels:
+        try:
+            if index > self._position:
+                self._reader.skip_frames(index - self._position)
+            pixels = self._reader.next().asnumpy()
+        except (decord.DECORDError, RuntimeError, StopIteration) as error:
+            raise ReaderFailed(f"decord stops at frame {index}") from error
+        self._position = index + 1
+        return pixels
+
+    def close(self) -> None:
+        """Frees what the reader holds."""
+        del self._reader
+
+
+def _far_from_claim(starts: np.ndarray, info: VideoInfo) -> bool:
+    """decord's span of times differs from the header's; a file that was cut off is PyAV's, too."""
+    return info.duration is not None and abs(float(starts[-1]) - info.duration) > max(1.0, 0.1 * info.duration)
+
+
+def decord_may_read(file: BinaryIO, container: Container, info: VideoInfo, *, alone: bool) -> bool:
+    """Whether decord is known to be right on such a video, as far as that can be told from the header."""
+    return (
+        container.name in _DECORD_READS
+        and info.codec not in _DECORD_LACKS
+        and info.duration is not None
+        and alone
+        and min(info.width, info.height) >= _DECORD_MIN_SIDE
+        and not (container.name == "mp4" and containers.edit_list_cuts(file))
+        and not containers.missing_bytes(file, container)
+    )
+
+
+def quiet() -> None:
+    """Lets FFmpeg in both readers say errors on the standard error stream, and nothing below that."""
+    decord.logging.set_level(decord.logging.ERROR)
+    av.logging.set_libav_level(av.logging.ERROR)
+    av.logging.restore_default_callback()
+
+
+def path_of(file: BinaryIO) -> str:
+    """A path by which a reader opens a file that this process holds open, whatever has become of its name."""
+    return f"/dev/fd/{file.fileno()}" if not os.path.exists("/proc/self/fd") else f"/proc/self/fd/{file.fileno()}"

@@ -1,0 +1,208 @@
+"""One video from first frame to last: which reader reads it, what is sampled, what it costs, what is missing.
+
+Runs in the worker; see decode_worker.py. Knows nothing of processes.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+from pipelines import containers
+from pipelines.errors import CorruptVideo, TooManyFrames, VideoTooLong
+from pipelines.frames import Pixels
+from pipelines.readers import (
+    DecordReader,
+    Picture,
+    PyavReader,
+    Reader,
+    ReaderFailed,
+    decord_may_read,
+    path_of,
+)
+from pipelines.sample import Sampler
+from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
+
+_ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
+
+
+def read_video(
+    video: BinaryIO, *, rate: float, budget: Budget, threads: int = 1, said_fd: int | None = None
+) -> "Reading":
+    """Opens a video; what it gives is sampled at `rate` ticks a second.
+
+    said_fd is the end of a pipe on which the decoders' complaints can be read, if there is one. Raises VideoError.
+    """
+    video.seek(0)
+    return Reading(video, containers.sniff(video.read(containers.HEAD)), rate, budget, threads, said_fd)
+
+
+class Reading:
+    """A video that is being read: iterate once over (time, ticks, pixels at full size), then ask what was found."""
+
+    def __init__(
+        self,
+        video: BinaryIO,
+        container: containers.Container,
+        rate: float,
+        budget: Budget,
+        threads: int,
+        said_fd: int | None,
+    ) -> None:
+        self._video, self._container, self._budget, self._said_fd = video, container, budget, said_fd
+        self._sampler = Sampler(rate)
+        path = path_of(video)
+        rotation = containers.rotation(video) if container.name == "mp4" else 0
+        self._pyav = PyavReader(path, container, threads=threads, max_pixels=budget.pixels)
+        self.info: VideoInfo = self._pyav.info(container, rotation)
+        self._check_claims()
+        self._reader: Reader = self._pyav
+        if decord_may_read(video, container, self.info, alone=self._pyav.alone):
+            try:
+                self._reader = DecordReader(path, info=self.info, threads=threads)
+            except ReaderFailed:
+                self._reader = self._pyav
+        self._frames = self._sampled = 0
+        self._last: Picture | None = None
+        self._said = b""
+        self._samples = self._sample()
+        self._first = next(self._samples, None)
+        if self._first is None:
+            raise CorruptVideo(self._no_frame())
+        height, width = self._first[2].shape[:2]
+        self.info = _with_size(self.info, width, height)
+
+    def __iter__(self) -> Iterator[tuple[float, int, Pixels]]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        yield from self._samples
+
+    def _sample(self) -> Iterator[tuple[float, int, Pixels]]:
+        """Samples from the chosen reader; if that one fails, from the first frame that it did not give, by PyAV."""
+        try:
+            yield from self._sample_from(self._reader)
+        except ReaderFailed:
+            self._reader.close()
+            self._reader = self._pyav
+            yield from self._sample_from(self._reader)
+        self._hear()
+
+    def _sample_from(self, reader: Reader) -> Iterator[tuple[float, int, Pixels]]:
+        self._frames = 0
+        for picture in reader.pictures():
+            self._frames += 1
+            if self._frames > self._budget.frames:
+                raise TooManyFrames(f"The video has more than {self._budget.frames:,} frames. Send a shorter part.")
+            if picture.time > self._budget.duration:
+                raise VideoTooLong(f"The video is longer than {self._budget.duration:g} s. Send a shorter part.")
+            before = self._sampler.state()
+            ticks = self._sampler.take(picture.time)
+            if ticks:
+                try:
+                    pixels = picture.render()
+                except ReaderFailed:
+                    self._sampler = Sampler(self._sampler.rate, state=before)  # the next reader fills these ticks
+                    raise
+                self._sampled += ticks
+                yield picture.time, ticks, pixels
+            if self._last is None or picture.time > self._last.time:
+                self._last = picture
+            if self._frames % 256 == 0:
+                self._hear()
+
+    def _check_claims(self) -> None:
+        info, budget = self.info, self._budget
+        if info.duration is not None and info.duration > budget.duration:
+            raise VideoTooLong(
+                f"The header claims {info.duration:.1f} s of video; at most {budget.duration:g} s are accepted. "
+                "Send a shorter part, or, if it is shorter than that, one whose header is sound."
+            )
+        if info.frames is not None and info.frames > budget.frames:
+            raise TooManyFrames(
+                f"The header claims {info.frames:,} frames; at most {budget.frames:,} are accepted. "
+                "Send a shorter part, or, if it has fewer, one whose header is sound."
+            )
+
+    def _no_frame(self) -> str:
+        claim = f", though its header claims {self.info.frames} of them" if self.info.frames else ""
+        return f"No frame of this {self._container.name} file ({self.info.codec}) can be decoded{claim}."
+
+    def _hear(self) -> None:
+        """Takes what the decoders said out of the pipe, so that it never fills; the beginning is kept."""
+        while self._said_fd is not None:
+            try:
+                said = os.read(self._said_fd, 1 << 16)
+            except BlockingIOError:
+                return
+            if not said:
+                return
+            self._said = (self._said + said)[:4096]
+
+    @property
+    def summary(self) -> VideoSummary:
+        """What was found; to be asked for after the last frame."""
+        if self._last is None:
+            raise ValueError("there is a summary only after the frames")
+        seconds = self._last.end
+        if seconds <= self._last.time:  # the file does not say how long the last frame is shown
+            usual = self._last.time / (self._frames - 1) if self._frames > 1 else 1 / (self.info.fps or 25.0)
+            seconds = self._last.time + usual
+        return VideoSummary(
+            duration=seconds,
+            fps=self._frames / seconds,
+            width=self.info.width,
+            height=self.info.height,
+            frames=self._frames,
+            sampled=self._sampled,
+            decoder=self._reader.name,
+        )
+
+    @property
+    def warnings(self) -> list[VideoWarning]:
+        """What is missing; to be asked for after the last frame."""
+        return [warning for warning in (self._truncated(), self._damaged(), self._jumped()) if warning]
+
+    def _truncated(self) -> VideoWarning | None:
+        found, claimed = self.summary.duration, self.info.duration
+        frames = f" ({self._frames} of {self.info.frames} frames)" if self.info.frames else ""
+        missing = 0.0 if claimed is None else claimed - found
+        # A container's duration may be that of its sound; only MP4 and AVI tell the video's own.
+        tolerance = 0.25 if self.info.frames else 1.0
+        if missing > max(tolerance, 3 / self.summary.fps):
+            detail = (
+                f"It breaks off: {found:.1f} of {claimed:.1f} s{frames} can be decoded, {missing:.1f} s are missing."
+            )
+            return VideoWarning("video_truncated", detail)
+        if lacking := containers.missing_bytes(self._video, self._container):
+            detail = f"It breaks off after {found:.1f} s: {lacking:,} bytes of the file are missing."
+            return VideoWarning("video_truncated", detail)
+        return None
+
+    def _damaged(self) -> VideoWarning | None:
+        lacking = (self.info.frames or 0) - self._frames - self._reader.discarded
+        tolerated = max(2, (self.info.frames or 0) // 100)
+        failed = self._reader.failed
+        if not (failed or self._said or lacking > tolerated):
+            return None
+        detail = "Parts are damaged: what they show may be missing or wrong."
+        if lacking > 0:
+            detail += f" {self._frames} of {self.info.frames} frames can be decoded."
+        if failed:
+            detail += f" {failed} packets cannot be decoded."
+        if said := self._said.decode("utf-8", "replace").strip().splitlines():
+            words = _ADDRESS.sub("", said[0])[:200]
+            detail += f' The decoder said: "{words}".'
+        return VideoWarning("video_damaged", detail)
+
+    def _jumped(self) -> VideoWarning | None:
+        if not self._reader.jumps:
+            return None
+        detail = f"Its times start anew {self._reader.jumps} times; the parts were put one after the other."
+        return VideoWarning("video_timestamps", detail)
+
+
+def _with_size(info: VideoInfo, width: int, height: int) -> VideoInfo:
+    """The same claims with the size that the first frame has, which a header may lack."""
+    return replace(info, width=width, height=height)

@@ -1,0 +1,185 @@
+"""The asking side of decode_worker.py: starts the parent of workers, follows each worker from its fork to its end."""
+
+import atexit
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import DecoderDied, DecoderUnavailable, DecodeTimeout
+
+_ROOT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 120.0
+_PIPE_BYTES = 1 << 20
+_STATUS = struct.Struct("<i")
+_HANDED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+
+
+class Worker:
+    """One worker, seen from outside. To be closed, which kills it if it still runs; not to be shared by threads."""
+
+    def __init__(self, pipe: int, status: socket.socket, seconds: float) -> None:
+        self._pipe, self._status = pipe, status
+        self._left = self._granted = seconds
+        self._poll = select.poll()
+        self._poll.register(pipe, select.POLLIN)
+        self._closed = False
+
+    def read_into(self, buffer: memoryview) -> None:
+        """Fills the buffer with what the worker says next.
+
+        Raises DecodeTimeout when the seconds that were granted have been waited, in all; DecoderDied when the worker
+        ends before.
+        """
+        while buffer:
+            try:
+                count = os.readv(self._pipe, [buffer])
+            except BlockingIOError:
+                self._wait()
+                continue
+            if count == 0:
+                raise self._died()
+            buffer = buffer[count:]
+
+    def _wait(self) -> None:
+        start = time.monotonic()
+        if not self._poll.poll(max(0.0, self._left) * 1000):
+            raise DecodeTimeout(
+                f"Decoding took longer than the {self._granted:g} s that are granted. Send a shorter or smaller video."
+            )
+        self._left -= time.monotonic() - start
+
+    def _died(self) -> DecoderDied | DecodeTimeout:
+        status = self._end(10.0)
+        if status is not None and -status == signal.SIGXCPU:
+            return DecodeTimeout("Decoding took more processor time than is granted. Send a shorter or smaller video.")
+        if status is None:
+            how = "vanished"
+        elif status < 0:
+            how = f"was ended by {signal.Signals(-status).name}"
+        else:
+            how = f"ended with status {status}"
+        return DecoderDied(f"The process that decoded this video {how}. The video may be made to break decoders.")
+
+    def _end(self, seconds: float) -> int | None:
+        """The exit status, waited for; None when the parent of workers has gone, too."""
+        self._status.settimeout(seconds)
+        try:
+            status = self._status.recv(_STATUS.size)
+        except (TimeoutError, ConnectionResetError):
+            return None
+        return int(_STATUS.unpack(status)[0]) if len(status) == _STATUS.size else None
+
+    def close(self) -> None:
+        """Kills the worker if it still runs, and returns when it is gone."""
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self._pipe)
+        with self._status, contextlib.suppress(OSError):  # already gone
+            self._status.shutdown(socket.SHUT_WR)
+            self._end(5.0)
+
+
+class WorkerParent:
+    """The process that forks workers. Started at the first need, and again if it was killed. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._owner = 0
+
+    def start(self) -> None:
+        """Starts the process unless it runs; the first video then need not wait. Raises DecoderUnavailable."""
+        with self._lock:
+            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+                self._start()
+
+    def fork(self, request: dict[str, Any], video_fd: int, seconds: float) -> Worker:
+        """A worker for one video. The video must be open for reading. Raises DecoderUnavailable."""
+        message = json.dumps(request).encode()
+        for attempt in (1, 2):
+            self.start()
+            pipe_read, pipe_write = os.pipe2(os.O_CLOEXEC)
+            ours, theirs = socket.socketpair()
+            try:
+                with contextlib.suppress(OSError):  # a smaller pipe holds fewer frames, no more
+                    fcntl.fcntl(pipe_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                os.set_blocking(pipe_read, False)
+                with self._lock:
+                    if self._socket is None:
+                        raise BrokenPipeError("the process that decodes video has gone")
+                    socket.send_fds(self._socket, [message], [video_fd, pipe_write, theirs.fileno()])
+                return Worker(pipe_read, ours, seconds)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                os.close(pipe_read)
+                ours.close()
+                self.stop()
+                if attempt == 2:
+                    raise DecoderUnavailable("The process that decodes video ends as soon as it is started.") from error
+            finally:
+                os.close(pipe_write)
+                theirs.close()
+        raise AssertionError("unreachable")
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+        environment |= {
+            "PYTHONPATH": os.pathsep.join(path for path in (str(_ROOT), *sys.path) if path),
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",
+        }
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pipelines.decode_worker"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                cwd=_ROOT,
+            )
+        ours.settimeout(_START_SECONDS)
+        try:
+            ready = ours.recv(16)
+        except (TimeoutError, ConnectionResetError):
+            ready = b""
+        if not ready:
+            ours.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            raise DecoderUnavailable("The process that decodes video cannot be started; its error output says why.")
+        ours.settimeout(None)
+        self._socket, self._owner = ours, os.getpid()
+
+    def stop(self) -> None:
+        """Ends the process and with it all workers."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            if self._process is not None and self._owner == os.getpid():
+                try:
+                    self._process.wait(5.0)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+            self._process = None
+
+
+workers = WorkerParent()
+"""One for this process."""
+
+atexit.register(workers.stop)
