@@ -87,6 +87,10 @@ def read_homesim(folder: Path) -> list[LabelledVideo]:
                 # Within a trimmed clip the fetching before a drink is background, as it is in an untrimmed video.
                 label = row["label"]
                 named = {"Drink": label}
-                spans = tuple(Span(s.start, s.end, named.get(s.label, s.label)) for s in visible if not s.label.startswith("Take."))
+                spans = tuple(
+                    Span(s.start, s.end, named.get(s.label, s.label))
+                    for s in visible
+                    if not s.label.startswith("Take.")
+                )
             videos.append(LabelledVideo(path, f"{row['kind']}/{path.stem}", row["split"], label, spans, visible))
     return sorted(videos, key=lambda video: video.name)

@@ -64,7 +64,9 @@ def main() -> None:
     width, height = (int(v) for v in args.size.split("x"))
     if args.command == "clip":
         person, room, take, camera = (int(v) for v in args.numbers.split(","))
-        performance = Performance(Recording(person, room, take, camera, args.label, fps=args.fps), width=width, height=height, seed=args.seed)
+        performance = Performance(
+            Recording(person, room, take, camera, args.label, fps=args.fps), width=width, height=height, seed=args.seed
+        )
         write_video(args.file, tqdm(performance.frames(), total=len(performance), unit="frame"), performance.fps)
         for start, end, label in performance.spans():
             print(f"{start:6.2f} {end:6.2f} {label}")

@@ -38,7 +38,10 @@ def enter(a: Actor) -> None:
         if a.rng.random() < 0.6:
             a.move(0.6, door=0.0)
         x0, y0, x1, y1 = a.room.floor_free
-        a.walk(float(np.clip(spot.x - a.rng.uniform(0.4, 0.9), x0, x1)), float(np.clip(spot.y + a.rng.uniform(0, 0.7), y0, y1)))
+        a.walk(
+            float(np.clip(spot.x - a.rng.uniform(0.4, 0.9), x0, x1)),
+            float(np.clip(spot.y + a.rng.uniform(0, 0.7), y0, y1)),
+        )
     a.move(0.4, door=0.0)
     a.spot = None
 
@@ -80,7 +83,9 @@ def go_to(a: Actor, spot: str) -> None:
 
 def _seat_pose(a: Actor, spot: str) -> np.ndarray:
     at = a.room.spots[spot]
-    return b.sit(a.body, at.height, lean=a.rng.uniform(-0.25, -0.1) if spot.startswith("sofa") else a.rng.uniform(-0.1, 0.05))
+    return b.sit(
+        a.body, at.height, lean=a.rng.uniform(-0.25, -0.1) if spot.startswith("sofa") else a.rng.uniform(-0.1, 0.05)
+    )
 
 
 def sit_down(a: Actor, spot: str) -> None:
@@ -144,7 +149,11 @@ def lay_down(a: Actor, spot: str, rest: float | None = None) -> None:
         if a.posture == "stand":
             a.turn(at.yaw)
             edge = (at.seat_x, at.y - 0.45, at.yaw) if spot == "bed" else (at.seat_x + 0.1, at.seat_y, at.yaw)
-            a.move(0.7, b.sit(a.body, at.height + 0.2, lean=0.5), root=((a.root[0] + edge[0]) / 2, (a.root[1] + edge[1]) / 2, at.yaw))
+            a.move(
+                0.7,
+                b.sit(a.body, at.height + 0.2, lean=0.5),
+                root=((a.root[0] + edge[0]) / 2, (a.root[1] + edge[1]) / 2, at.yaw),
+            )
             a.move(0.6, b.sit(a.body, at.height, lean=-0.1), root=edge)
             if a.rng.random() < 0.5:
                 a.hold(a.rng.uniform(0.2, 0.8))
@@ -205,7 +214,12 @@ def use_laptop(a: Actor, seconds: float) -> None:
     """Types on the laptop, seated at the desk."""
     before = a.pose
     with a.label("Uselaptop"):
-        a.move(0.6, a.with_hands((0.72, 0.16, -0.42), (0.72, 0.16, -0.42), head=(0.3, 0, 1), spine=(a.rng.uniform(0.1, 0.25), 0, 1)))
+        a.move(
+            0.6,
+            a.with_hands(
+                (0.72, 0.16, -0.42), (0.72, 0.16, -0.42), head=(0.3, 0, 1), spine=(a.rng.uniform(0.1, 0.25), 0, 1)
+            ),
+        )
         end = a.seconds + seconds
         while a.seconds < end:
             typing = a.both(
@@ -230,7 +244,9 @@ def watch_television(a: Actor, seconds: float) -> None:
             a.move(0.5, before)
             a.held = NOTHING
         end = a.seconds + seconds
-        relaxed = a.with_hands((0.45, a.rng.uniform(-0.1, 0.3), -0.6), (0.45, a.rng.uniform(-0.1, 0.3), -0.6), head=(0.1, 0, 1))
+        relaxed = a.with_hands(
+            (0.45, a.rng.uniform(-0.1, 0.3), -0.6), (0.45, a.rng.uniform(-0.1, 0.3), -0.6), head=(0.1, 0, 1)
+        )
         a.move(0.7, relaxed)
         while a.seconds < end:
             a.hold(a.rng.uniform(1.5, 5))
@@ -249,7 +265,10 @@ def cook_stir(a: Actor, seconds: float) -> None:
         end = a.seconds + seconds
         while a.seconds < end:
             f, size = a.rng.uniform(0.8, 1.5), a.rng.uniform(0.12, 0.2)
-            a.hold(a.rng.uniform(2, 4), a.both(a.wave(hand, 0, size, f), a.wave(hand, 1, size, f, np.pi / 2), a.wave(b.SPINE, 1, 0.02, f)))
+            a.hold(
+                a.rng.uniform(2, 4),
+                a.both(a.wave(hand, 0, size, f), a.wave(hand, 1, size, f, np.pi / 2), a.wave(b.SPINE, 1, 0.02, f)),
+            )
             if a.rng.random() < 0.3:
                 a.hold(a.rng.uniform(0.3, 0.8))
     a.held = NOTHING
@@ -265,7 +284,9 @@ def cook_cut(a: Actor, seconds: float) -> None:
         end = a.seconds + seconds
         while a.seconds < end:
             f = a.rng.uniform(2.0, 3.2)
-            chop = a.both(a.wave(hand, 2, a.rng.uniform(0.07, 0.13), f), a.wave(hand, 1, 0.06, 0.25), a.wave(b.SPINE, 0, 0.008, f))
+            chop = a.both(
+                a.wave(hand, 2, a.rng.uniform(0.07, 0.13), f), a.wave(hand, 1, 0.06, 0.25), a.wave(b.SPINE, 0, 0.008, f)
+            )
             a.hold(a.rng.uniform(2, 4), chop)
             if a.rng.random() < 0.3:
                 a.hold(a.rng.uniform(0.3, 0.7))
@@ -310,7 +331,11 @@ def fetch(a: Actor, container: int) -> None:
             a.held = container
             a.move(0.7, a.with_hands((0.5, 0.1, -0.15), base=standing))
         # Turning to the room, the person looks at what it is.
-        a.move(0.8, a.with_hands((0.62, 0.1, 0.05), base=standing), root=(a.root[0], a.root[1] - 0.12, -np.pi / 2 + a.rng.uniform(-0.6, 0.6)))
+        a.move(
+            0.8,
+            a.with_hands((0.62, 0.1, 0.05), base=standing),
+            root=(a.root[0], a.root[1] - 0.12, -np.pi / 2 + a.rng.uniform(-0.6, 0.6)),
+        )
         a.hold(a.rng.uniform(0.8, 1.6))
     a.held = NOTHING
     a.move(0.4, standing)

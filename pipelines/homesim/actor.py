@@ -130,7 +130,7 @@ class Actor:
         keep: bool = True,
     ) -> None:
         """Goes to `pose` and `root` within `seconds`; `overlay` adds motion on top, which does not stay."""
-        n = max(int(round(seconds / self.body.pace * self.fps)) if keep else int(round(seconds * self.fps)), 1)
+        n = max(round((seconds / self.body.pace if keep else seconds) * self.fps), 1)
         s = progress(n)[:, None]
         target = self.pose if pose is None else pose
         poses = self.pose + (target - self.pose) * s
@@ -252,7 +252,9 @@ class Actor:
 
         pose = b.stand(self.body) if self.held == NOTHING else self.pose
         yaw = float(np.arctan2(dy, dx))
-        self.move(max(distance / speed, 0.4), pose, root=(x, y, yaw), overlay=gait, progress=lambda n: np.arange(1, n + 1) / n)
+        self.move(
+            max(distance / speed, 0.4), pose, root=(x, y, yaw), overlay=gait, progress=lambda n: np.arange(1, n + 1) / n
+        )
         self.posture = "stand"
 
     def go(self, x: float, y: float, yaw: float | None = None) -> None:

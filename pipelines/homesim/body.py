@@ -69,7 +69,9 @@ class Body:
             return np.clip(rng.uniform(0.04, 0.8) + rng.normal(0, rng.choice([0.04, 0.25]), 3), 0.02, 0.95)
 
         shirt = cloth()
-        colours = np.stack([skin, np.full(3, hair) if np.ndim(hair) == 0 else hair, shirt, cloth(), cloth() * 0.6, cloth()])
+        colours = np.stack(
+            [skin, np.full(3, hair) if np.ndim(hair) == 0 else hair, shirt, cloth(), cloth() * 0.6, cloth()]
+        )
         return cls(
             height=float(rng.uniform(1.50, 1.92)),
             girth=float(rng.uniform(0.85, 1.28)),
@@ -152,7 +154,9 @@ def _unit(v: np.ndarray) -> np.ndarray:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
-def _two_bones(a: np.ndarray, target: np.ndarray, first: float, second: float, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _two_bones(
+    a: np.ndarray, target: np.ndarray, first: float, second: float, pole: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Inverse kinematics of a limb of two bones: positions [N, 3] of its middle joint and of its reachable end."""
     to = target - a
     distance = np.linalg.norm(to, axis=-1, keepdims=True)
@@ -190,7 +194,9 @@ def joints(body: Body, root: np.ndarray, poses: np.ndarray) -> np.ndarray:
     for base, side, hand, foot in ((4, 1.0, HAND_L, FOOT_L), (7, -1.0, HAND_R, FOOT_R)):
         shoulder = chest + lateral * side * 0.108 * body.height
         pole = -u * 0.8 + lateral * side * 0.5 - front * 0.5
-        elbow, end = _two_bones(shoulder, shoulder + torso(poses[:, hand]) * body.arm, body.arm * 0.52, body.arm * 0.48, pole)
+        elbow, end = _two_bones(
+            shoulder, shoulder + torso(poses[:, hand]) * body.arm, body.arm * 0.52, body.arm * 0.48, pole
+        )
         out[:, base], out[:, base + 1], out[:, base + 2] = shoulder, elbow, end
         hip = pelvis + lateral * side * 0.052 * body.height
         ankle_target = ground + turn(poses[:, foot])
@@ -237,7 +243,9 @@ def capsules(body: Body, skeleton: np.ndarray) -> np.ndarray:
     # The face side is where the chest faces: hair sits on the other side and on top.
     lateral = _unit(j["shoulder_l"] - j["shoulder_r"])
     face = _unit(np.cross(lateral, up))
-    parts.append((j["head"] - up * 0.012 * h + face * 0.008 * h, j["head"] + up * 0.015 * h + face * 0.008 * h, 0.050 * h, 0))
+    parts.append(
+        (j["head"] - up * 0.012 * h + face * 0.008 * h, j["head"] + up * 0.015 * h + face * 0.008 * h, 0.050 * h, 0)
+    )
     tail = -up * (0.07 if body.long_hair else 0.0) * h
     parts.append((j["head"] + up * 0.022 * h - face * 0.014 * h, j["head"] - face * 0.03 * h + tail, 0.050 * h, 1))
     out = np.empty((len(skeleton), len(parts), 8), dtype=np.float32)

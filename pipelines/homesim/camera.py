@@ -43,7 +43,9 @@ class Camera:
         """World points [..., 3] to picture coordinates [..., 2] in -1..1 (both axes) and their depth [...]."""
         local = (points - self.position) @ self.axes.T
         depth = np.maximum(local[..., 2], 1e-6)
-        return np.stack([local[..., 0] / depth * self.focal, local[..., 1] / depth * self.focal * aspect], axis=-1), local[..., 2]
+        return np.stack(
+            [local[..., 0] / depth * self.focal, local[..., 1] / depth * self.focal * aspect], axis=-1
+        ), local[..., 2]
 
     @classmethod
     def random(cls, mount: int, room: Room, focus: np.ndarray, rng: np.random.Generator) -> "Camera":
@@ -58,7 +60,9 @@ class Camera:
             6: (w - 0.30, d * 0.5, 1.25, 1.75),
             7: (0.15, d * 0.5, 1.5, 2.3),
         }[mount]
-        position = np.array([x + rng.uniform(-0.05, 0.05), y + rng.uniform(-0.05, 0.05), rng.uniform(low, min(high, h - 0.1))])
+        position = np.array(
+            [x + rng.uniform(-0.05, 0.05), y + rng.uniform(-0.05, 0.05), rng.uniform(low, min(high, h - 0.1))]
+        )
         position[:2] = np.clip(position[:2], 0.08, (w - 0.08, d - 0.08))
         forward = focus + rng.normal(0, (0.12, 0.12, 0.08)) - position
         forward /= np.linalg.norm(forward)
@@ -66,7 +70,9 @@ class Camera:
         right /= np.linalg.norm(right)
         roll = rng.normal(0, 0.025)
         down = np.cross(forward, right)
-        axes = np.stack([right * np.cos(roll) + down * np.sin(roll), down * np.cos(roll) - right * np.sin(roll), forward])
+        axes = np.stack(
+            [right * np.cos(roll) + down * np.sin(roll), down * np.cos(roll) - right * np.sin(roll), forward]
+        )
         return cls(
             position=position, axes=axes, focal=float(1 / np.tan(np.radians(rng.uniform(62, 84)) / 2)),
             gain=float(rng.uniform(0.75, 1.3)), gamma=float(rng.uniform(0.42, 0.6)),

@@ -67,7 +67,9 @@ def write_recording(recording: Recording, folder: Path, *, width: int, height: i
     return dict(zip(MANIFEST_FIELDS, map(str, row), strict=True))
 
 
-def make(recordings: list[Recording], folder: Path, *, width: int, height: int, seed: int, workers: int) -> Iterator[dict[str, str]]:
+def make(
+    recordings: list[Recording], folder: Path, *, width: int, height: int, seed: int, workers: int
+) -> Iterator[dict[str, str]]:
     """Makes all recordings with `workers` processes, yields a manifest row for each as it is done, and writes the manifest.
 
     What is there already is kept, so that an interrupted run goes on where it stopped.

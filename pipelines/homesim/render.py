@@ -247,7 +247,11 @@ def draw_frame(  # type: ignore[no-untyped-def]
         for row in range(top - top % 2, bottom, 2):
             for column in range(left - left % 2, right, 2):
                 t = depth[row, column]
-                p0, p1, p2 = origin[0] + rays[row, column, 0] * t, origin[1] + rays[row, column, 1] * t, origin[2] + rays[row, column, 2] * t
+                p0, p1, p2 = (
+                    origin[0] + rays[row, column, 0] * t,
+                    origin[1] + rays[row, column, 1] * t,
+                    origin[2] + rays[row, column, 2] * t,
+                )
                 l0, l1, l2 = lamp[0] - p0, lamp[1] - p1, lamp[2] - p2
                 square = l0 * l0 + l1 * l1 + l2 * l2
                 a0, a1, a2 = c0 - p0, c1 - p1, c2 - p2
@@ -286,7 +290,12 @@ def draw_frame(  # type: ignore[no-untyped-def]
                 l0, l1, l2 = lamp[0] - p0, lamp[1] - p1, lamp[2] - p2
                 square = l0 * l0 + l1 * l1 + l2 * l2
                 strength = light[0] * (0.75 + 0.25 * n2)
-                strength += light[1] * max((n0 * l0 + n1 * l1 + n2 * l2) / math.sqrt(square) * 0.7 + 0.3, 0.0) * 4.0 / (2.0 + square)
+                strength += (
+                    light[1]
+                    * max((n0 * l0 + n1 * l1 + n2 * l2) / math.sqrt(square) * 0.7 + 0.3, 0.0)
+                    * 4.0
+                    / (2.0 + square)
+                )
                 strength += light[2] * max((n0 * sun[0] + n1 * sun[1] + n2 * sun[2]) / sun_length, 0.0) * 0.6
                 which = index
                 if index == 2 and stripes > 0.0 and int(math.floor(p2 * stripes * 2.0)) % 2 == 0:
@@ -317,7 +326,9 @@ def draw_frame(  # type: ignore[no-untyped-def]
                 l0, l1, l2 = lamp[0] - p0, lamp[1] - p1, lamp[2] - p2
                 square = l0 * l0 + l1 * l1 + l2 * l2
                 strength = light[0] * (0.8 + 0.2 * n2)
-                strength += light[1] * max((n0 * l0 + n1 * l1 + n2 * l2) / math.sqrt(square), 0.0) * 4.0 / (2.0 + square)
+                strength += (
+                    light[1] * max((n0 * l0 + n1 * l1 + n2 * l2) / math.sqrt(square), 0.0) * 4.0 / (2.0 + square)
+                )
                 mix = _texture(box, p0 + p1 + 10.0, p2 + 10.0)
                 for channel in range(3):
                     base = box[8 + channel] * (1.0 - mix) + box[11 + channel] * mix

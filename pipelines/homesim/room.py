@@ -102,7 +102,18 @@ def _furnish(rng: np.random.Generator) -> Room:
     t = 0.1
     floor_texture = int(rng.choice([PLANKS, PLANKS, TILES, CLOTH]))
     floor = _wood(rng) if floor_texture == PLANKS else _tint(rng, 0.15, 0.7)
-    box(-t, -t, -t, w + t, d + t, 0, floor, texture=floor_texture, scale=rng.uniform(0.12, 0.5), second=floor * rng.uniform(0.6, 0.95))
+    box(
+        -t,
+        -t,
+        -t,
+        w + t,
+        d + t,
+        0,
+        floor,
+        texture=floor_texture,
+        scale=rng.uniform(0.12, 0.5),
+        second=floor * rng.uniform(0.6, 0.95),
+    )
     box(-t, -t, h, w + t, d + t, h + t, _tint(rng, 0.7, 0.95, 0.02))
     walls = _tint(rng, 0.35, 0.95)
     accent = _tint(rng, 0.2, 0.9, 0.15) if rng.random() < 0.4 else walls
@@ -110,9 +121,25 @@ def _furnish(rng: np.random.Generator) -> Room:
     for x0, y0, x1, y1, colour in (
         (-t, -t, 0, d + t, accent), (w, -t, w + t, d + t, walls), (0, -t, w, 0, walls), (0, d, w, d + t, walls)
     ):  # fmt: skip
-        box(x0, y0, 0, x1, y1, h, colour, texture=wall_texture, scale=rng.uniform(0.1, 0.4), second=colour * rng.uniform(0.85, 1.0))
+        box(
+            x0,
+            y0,
+            0,
+            x1,
+            y1,
+            h,
+            colour,
+            texture=wall_texture,
+            scale=rng.uniform(0.1, 0.4),
+            second=colour * rng.uniform(0.85, 1.0),
+        )
     if rng.random() < 0.6:
-        cx, cy, rx, ry = w * rng.uniform(0.4, 0.6), d * rng.uniform(0.4, 0.55), rng.uniform(0.5, 1.0), rng.uniform(0.5, 0.8)
+        cx, cy, rx, ry = (
+            w * rng.uniform(0.4, 0.6),
+            d * rng.uniform(0.4, 0.55),
+            rng.uniform(0.5, 1.0),
+            rng.uniform(0.5, 0.8),
+        )
         rug = _tint(rng, 0.1, 0.8, 0.15)
         box(cx - rx, cy - ry, 0, cx + rx, cy + ry, 0.012, rug, texture=int(rng.choice([CLOTH, STRIPES, TILES])), scale=rng.uniform(0.05, 0.3),
             second=_tint(rng, 0.1, 0.8, 0.15))  # fmt: skip
@@ -138,13 +165,31 @@ def _furnish(rng: np.random.Generator) -> Room:
         room.spots[name] = Spot(float(at), d - deep - 0.36, np.pi / 2, top)
     room.spots["low"] = Spot(float(high) + 0.12, d - deep - 0.62, np.pi / 2, 0.35)
     box(machine - 0.13, d - 0.45, top, machine + 0.13, d - 0.2, top + 0.36, _tint(rng, 0.03, 0.5, 0.1))
-    box(board - 0.2, d - deep + 0.06, top, board + 0.2, d - deep + 0.34, top + 0.025, _wood(rng), texture=PLANKS, scale=0.05)
+    box(
+        board - 0.2,
+        d - deep + 0.06,
+        top,
+        board + 0.2,
+        d - deep + 0.34,
+        top + 0.025,
+        _wood(rng),
+        texture=PLANKS,
+        scale=0.05,
+    )
     food = np.array([0.2, 0.6, 0.12]) if rng.random() < 0.5 else np.array([0.75, 0.2, 0.08])
     box(board - 0.08, d - deep + 0.14, top + 0.02, board + 0.04, d - deep + 0.24, top + 0.07, food)
     box(stove - 0.28, d - deep, top, stove + 0.28, d - 0.05, top + 0.012, np.full(3, 0.03))
     pot = _tint(rng, 0.1, 0.7, 0.1)
     box(stove - 0.13, d - deep + 0.10, top, stove + 0.13, d - deep + 0.34, top + 0.15, pot)
-    box(stove - 0.115, d - deep + 0.115, top + 0.145, stove + 0.115, d - deep + 0.325, top + 0.152, _tint(rng, 0.2, 0.8, 0.2))
+    box(
+        stove - 0.115,
+        d - deep + 0.115,
+        top + 0.145,
+        stove + 0.115,
+        d - deep + 0.325,
+        top + 0.152,
+        _tint(rng, 0.2, 0.8, 0.2),
+    )
     box(stove - 0.29, d - deep - 0.035, 0.1, stove + 0.29, d - deep - 0.03, 0.7, np.full(3, rng.uniform(0.02, 0.3)))
 
     # Sofa along x = 0
@@ -176,7 +221,13 @@ def _furnish(rng: np.random.Generator) -> Room:
     box(pillow[0], 0.12, bed_h, pillow[1], bed_w - 0.12, bed_h + 0.10, _tint(rng, 0.6, 1.0, 0.05))
     head_yaw = np.pi if head_left else 0.0
     room.spots["bed"] = Spot(
-        bx + bed_l / 2, bed_w + 0.33, np.pi / 2, bed_h, bx + bed_l / 2 + (0.08 if head_left else -0.08), bed_w * 0.55, head_yaw
+        bx + bed_l / 2,
+        bed_w + 0.33,
+        np.pi / 2,
+        bed_h,
+        bx + bed_l / 2 + (0.08 if head_left else -0.08),
+        bed_w * 0.55,
+        head_yaw,
     )
     desk_w, desk_h = rng.uniform(0.95, 1.25), float(rng.uniform(0.70, 0.76))
     dx = min(max(bx + bed_l + 0.25, w - desk_w - rng.uniform(0.25, 0.6)), w - desk_w - 0.1)
@@ -219,14 +270,43 @@ def _furnish(rng: np.random.Generator) -> Room:
         wx = rng.uniform(0.3, w - 1.7)
         box(wx, 0, 1.0, wx + rng.uniform(0.9, 1.4), 0.015, 2.0, np.array([0.8, 0.9, 1.0]), glow=bright)
     for _ in range(int(rng.integers(0, 4))):
-        px, pz, pw, ph = rng.uniform(0.4, d - 1.2), rng.uniform(1.2, 1.6), rng.uniform(0.25, 0.7), rng.uniform(0.25, 0.5)
+        px, pz, pw, ph = (
+            rng.uniform(0.4, d - 1.2),
+            rng.uniform(1.2, 1.6),
+            rng.uniform(0.25, 0.7),
+            rng.uniform(0.25, 0.5),
+        )
         if rng.random() < 0.5:
-            box(0, px, pz, 0.02, px + pw, pz + ph, _tint(rng, 0.1, 0.9, 0.2), texture=PICTURE, scale=0.2, second=_tint(rng, 0.1, 0.9, 0.2))
+            box(
+                0,
+                px,
+                pz,
+                0.02,
+                px + pw,
+                pz + ph,
+                _tint(rng, 0.1, 0.9, 0.2),
+                texture=PICTURE,
+                scale=0.2,
+                second=_tint(rng, 0.1, 0.9, 0.2),
+            )
         else:
-            box(px, 0, pz, px + pw, 0.02, pz + ph, _tint(rng, 0.1, 0.9, 0.2), texture=PICTURE, scale=0.2, second=_tint(rng, 0.1, 0.9, 0.2))
+            box(
+                px,
+                0,
+                pz,
+                px + pw,
+                0.02,
+                pz + ph,
+                _tint(rng, 0.1, 0.9, 0.2),
+                texture=PICTURE,
+                scale=0.2,
+                second=_tint(rng, 0.1, 0.9, 0.2),
+            )
     for _ in range(int(rng.integers(1, 6))):
         size, tall = rng.uniform(0.06, 0.16), rng.uniform(0.1, 0.5)
-        where = [(w - 0.25, d - 0.25), (0.25, y - 0.4), (0.25, d - 0.3), (w - 0.3, d - deep - 0.25)][int(rng.integers(4))]
+        where = [(w - 0.25, d - 0.25), (0.25, y - 0.4), (0.25, d - 0.3), (w - 0.3, d - deep - 0.25)][
+            int(rng.integers(4))
+        ]
         cx, cy2 = where[0] + rng.normal(0, 0.08), where[1] + rng.normal(0, 0.08)
         if cy2 > bed_w + 0.2 or cx > bx + bed_l:
             box(cx - size, cy2 - size, 0, cx + size, cy2 + size, tall, _tint(rng, 0.05, 0.9, 0.2), yaw=rng.uniform(0, 1.5),

@@ -77,7 +77,9 @@ class Performance:
             _clip(actor, recording.label)
         self.track: Track = actor.track()
         self.stage = Stage(self.body, self.room, self.track, self.fps, rng)
-        self.camera = self._aim(_rng(seed, _CAMERA, recording.room, recording.camera, recording.take, recording.person), width, height)
+        self.camera = self._aim(
+            _rng(seed, _CAMERA, recording.room, recording.camera, recording.take, recording.person), width, height
+        )
         self.scene = Scene(self.room, self.camera, width, height, rng)
 
     def __len__(self) -> int:
@@ -101,7 +103,9 @@ class Performance:
         """The first of some cameras that has the person in view nearly always; else the best of them."""
         present = np.flatnonzero(self.track.present)
         some = present[np.linspace(0, len(present) - 1, 24).astype(int)] if len(present) else np.zeros(0, int)
-        points = self.stage.joints[some][:, [JOINT["head"], JOINT["pelvis"], JOINT["hand_l"], JOINT["hand_r"], JOINT["ankle_l"]]]
+        points = self.stage.joints[some][
+            :, [JOINT["head"], JOINT["pelvis"], JOINT["hand_l"], JOINT["hand_r"], JOINT["ankle_l"]]
+        ]
         boxes = pack(self.room.boxes)[6:]
         centre = np.array([self.room.width / 2, self.room.depth / 2, 0.85])
         best: tuple[float, Camera] | None = None
@@ -167,7 +171,9 @@ def _clip(a: Actor, label: str) -> None:
             spot = str(rng.choice(("bed", "sofa_bed")))
             at = a.room.spots[spot]
             side = str(rng.choice(("back", "left", "right")))
-            a.place(at.seat_x, at.seat_y, at.yaw, b.lie(a.body, at.height, side=side, toward=at.head_yaw - at.yaw), "lie")
+            a.place(
+                at.seat_x, at.seat_y, at.yaw, b.lie(a.body, at.height, side=side, toward=at.head_yaw - at.yaw), "lie"
+            )
             a.spot = spot
         else:
             _anywhere(a)
@@ -214,7 +220,14 @@ def _clip(a: Actor, label: str) -> None:
         act.fall(a, float(rng.uniform(1.5, 9)))
     elif label in act.DRINKS:
         container = act.CONTAINERS[label]
-        spot = a.room.spots[{"Drink.Frombottle": "fridge", "Drink.Fromcan": "low", "Drink.Fromcup": "machine", "Drink.Fromglass": "high"}[label]]
+        spot = a.room.spots[
+            {
+                "Drink.Frombottle": "fridge",
+                "Drink.Fromcan": "low",
+                "Drink.Fromcup": "machine",
+                "Drink.Fromglass": "high",
+            }[label]
+        ]
         a.place(spot.x + rng.uniform(-0.2, 0.2), spot.y - 0.15, np.pi / 2)
         act.fetch(a, container)
         if rng.random() < 0.6:

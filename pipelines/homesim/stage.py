@@ -49,7 +49,15 @@ class Stage:
         packed = pack(boxes) if boxes else np.zeros((0, BOX_FIELDS), np.float32)
         return (np.concatenate(capsules) if capsules else np.zeros((0, 8), np.float32)), packed
 
-    def _leaf(self, hinge: tuple[float, float], direction: np.ndarray, length: float, low: float, high: float, colour: np.ndarray) -> Box:
+    def _leaf(
+        self,
+        hinge: tuple[float, float],
+        direction: np.ndarray,
+        length: float,
+        low: float,
+        high: float,
+        colour: np.ndarray,
+    ) -> Box:
         centre = np.array(hinge) + direction * length / 2
         return Box(
             (float(centre[0]), float(centre[1]), (low + high) / 2), (length / 2, 0.02, (high - low) / 2),
@@ -59,12 +67,16 @@ class Stage:
     def _door(self, i: int) -> Box:
         x, y, width = self.room.door
         angle = self.track.door[i] * 1.45
-        return self._leaf((x - 0.03, y), np.array([-np.sin(angle), np.cos(angle)]), width, 0.01, 2.0, self.room.door_colour)
+        return self._leaf(
+            (x - 0.03, y), np.array([-np.sin(angle), np.cos(angle)]), width, 0.01, 2.0, self.room.door_colour
+        )
 
     def _fridge(self, i: int) -> Box:
         x, y, width, height = self.room.fridge
         angle = self.track.fridge[i] * 1.5
-        return self._leaf((x, y - 0.02), np.array([np.cos(angle), -np.sin(angle)]), width, 0.05, height, self.room.fridge_colour)
+        return self._leaf(
+            (x, y - 0.02), np.array([np.cos(angle), -np.sin(angle)]), width, 0.05, height, self.room.fridge_colour
+        )
 
     def _screen(self, i: int) -> Box:
         tv = self.room.television
@@ -90,14 +102,14 @@ class Stage:
         if kind in _CONTAINERS:
             height, radius = _CONTAINERS[kind]
             low = grip + forward * 0.02 + (0, 0, -0.02)
-            return [], [capsule(low, low + (0, 0, height), radius, _EXTRA + list(_CONTAINERS).index(kind))]
+            return [], [capsule(low, low + np.array([0, 0, height]), radius, _EXTRA + list(_CONTAINERS).index(kind))]
         if kind == ac.KNIFE:
             return [], [capsule(grip, grip + forward * 0.14 + (0, 0, -0.06), 0.012, _EXTRA + 4)]
         if kind == ac.SPOON:
             return [], [capsule(grip, grip + forward * 0.05 + (0, 0, -0.24), 0.012, _EXTRA + 5)]
         dark = np.full(3, 0.03)
         if kind == ac.PHONE:
-            return [Box((*(grip + (0, 0, 0.04)),), (0.03, 0.018, 0.075), dark, dark, PLAIN, 1.0, yaw)], []
+            return [Box((*(grip + np.array([0, 0, 0.04])),), (0.03, 0.018, 0.075), dark, dark, PLAIN, 1.0, yaw)], []
         if kind == ac.REMOTE:
             return [Box((*(grip + forward * 0.05),), (0.09, 0.022, 0.015), dark, dark, PLAIN, 1.0, yaw)], []
         middle = (j[b.JOINT["hand_l"]] + j[b.JOINT["hand_r"]]) / 2 + forward * 0.05 + (0, 0, 0.06)

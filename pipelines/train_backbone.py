@@ -1,0 +1,251 @@
+"""Trains a backbone on single clips: what can be told from half a second of pictures, without a past.
+
+The labels are the visible ones, in which fetching a cup and fetching a can differ and drinking from either does not; what has
+to be remembered is left to the CRT. Runs resume from RUN/backbone.pt at the step where they stopped.
+Shapes: B clips, H x W pixels, C = T x 3 channels, K classes.
+"""
+
+import copy
+import logging
+import math
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from models.small import SPEC, SmallBackbone
+from pipelines.config import Config
+from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
+
+log = logging.getLogger(__name__)
+
+
+class ClipTable:
+    """All clips of some videos with their visible labels; pixels stay on disk."""
+
+    def __init__(
+        self, videos: list[LabelledVideo], files: dict[str, Path], labels: list[str], clip_seconds: float
+    ) -> None:
+        self.arrays: list[np.ndarray] = []
+        where, targets = [], []
+        for index, video in enumerate(videos):
+            array = np.load(files[video.name], mmap_mode="r")
+            self.arrays.append(array)
+            for clip in range(len(array)):
+                where.append((index, clip))
+                targets.append(labels.index(label_at(video.visible, (clip + 0.5) * clip_seconds)))
+        self.where = np.array(where)
+        self.targets = np.array(targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def picture(self, index: int) -> np.ndarray:
+        """Clip `index` as one picture, uint8[H, W, C]."""
+        video, clip = self.where[index]
+        frames = self.arrays[video][clip]
+        return np.ascontiguousarray(frames.transpose(1, 2, 0, 3)).reshape(frames.shape[1], frames.shape[2], -1)
+
+    def weights(self) -> np.ndarray:
+        """How often each clip is drawn: classes by the square root of their frequency."""
+        counts = np.bincount(self.targets, minlength=self.targets.max() + 1)
+        weights = 1 / np.sqrt(counts[self.targets])
+        return weights / weights.sum()
+
+
+def augment(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A clip cropped, mirrored, blurred or made grey, the same for all its frames: uint8[H, W, C] to the same."""
+    height, width, channels = picture.shape
+    if rng.random() < 0.7:
+        scale, stretch = rng.uniform(0.68, 1.0), rng.uniform(0.88, 1.0)
+        h, w = int(height * scale), int(width * scale)
+        h, w = (int(h * stretch), w) if rng.random() < 0.5 else (h, int(w * stretch))
+        y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        picture = cv2.resize(picture[y : y + h, x : x + w], (width, height), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < 0.2:
+        small = cv2.resize(picture, None, fx=(f := rng.uniform(0.5, 0.9)), fy=f, interpolation=cv2.INTER_LINEAR)
+        picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    if rng.random() < 0.12:
+        grey = picture.reshape(height, width, channels // 3, 3).mean(-1, keepdims=True)
+        picture = (
+            np.broadcast_to(grey, (height, width, channels // 3, 3)).reshape(height, width, channels).astype(np.uint8)
+        )
+    return np.ascontiguousarray(picture)
+
+
+def recolour(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Random light: gain, offset and colour balance for each clip. Pictures in 0..1."""
+    batch, channels = x_BCHW.shape[:2]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator) * (high - low) + low
+
+    balance = uniform(0.88, 1.12, batch, 1, 3).expand(-1, channels // 3, -1).reshape(batch, channels, 1, 1)
+    gain = uniform(0.6, 1.4, batch, 1, 1, 1) * balance
+    offset = uniform(-0.15, 0.15, batch, 1, 1, 1) + 0.45 - 0.45 * gain
+    return x_BCHW.mul_(gain).add_(offset).clamp_(0, 1)
+
+
+def _batches(
+    table: ClipTable, batch: int, seed: int, first: int, steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches for steps first..steps-1, each drawn from its own seed, made one thread ahead."""
+    ready: queue.Queue[tuple[np.ndarray, np.ndarray] | BaseException] = queue.Queue(maxsize=6)
+    weights, stop = table.weights().cumsum(), threading.Event()
+
+    def work() -> None:
+        try:
+            for step in range(first, steps):
+                rng = np.random.default_rng([seed, step])
+                picks = np.minimum(np.searchsorted(weights, rng.random(batch)), len(table) - 1)
+                made = np.stack([augment(table.picture(i), rng) for i in picks]), table.targets[picks]
+                while not stop.is_set():
+                    try:
+                        ready.put(made, timeout=0.5)
+                        break
+                    except queue.Full:
+                        continue
+                if stop.is_set():
+                    return
+        except BaseException as error:  # handed to the consumer, who raises it
+            ready.put(error)
+
+    thread = threading.Thread(target=work, name="clips", daemon=True)
+    thread.start()
+    try:
+        for _ in range(first, steps):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+
+
+class Network(nn.Module):
+    """A backbone with a linear head for training."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.backbone = SmallBackbone()
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(self.backbone.spec.feature_width, classes))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Pictures in 0..1, T x 3 channels, channels_last, to scores float[B, K]."""
+        mean, std = self.backbone.spec.mean[0], self.backbone.spec.std[0]
+        return self.head(self.backbone.read((x_BCHW - mean) / std))
+
+
+@torch.inference_mode()
+def accuracy(network: Network, table: ClipTable, classes: int, *, most: int, bf16: bool) -> tuple[float, np.ndarray]:
+    """Mean class accuracy over up to `most` clips, spread evenly, and the confusion counts int[K, K] (true, predicted)."""
+    network.eval()
+    confusion = np.zeros((classes, classes), int)
+    picks = np.linspace(0, len(table) - 1, min(most, len(table))).astype(int)
+    for start in range(0, len(picks), 64):
+        some = picks[start : start + 64]
+        x = torch.from_numpy(np.stack([table.picture(i) for i in some])).permute(0, 3, 1, 2).float() / 255
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            scores = network(x)
+        np.add.at(confusion, (table.targets[some], scores.float().argmax(1).numpy()), 1)
+    present = confusion.sum(1) > 0
+    return float((np.diag(confusion)[present] / confusion.sum(1)[present]).mean()), confusion
+
+
+def visible_labels(videos: list[LabelledVideo]) -> list[str]:
+    """All visible labels in use, background first."""
+    return [BACKGROUND, *sorted({span.label for video in videos for span in video.visible} - {BACKGROUND})]
+
+
+def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str, Path]) -> SmallBackbone:
+    """Trains, or goes on where an earlier run stopped, and returns the averaged backbone."""
+    options = config.backbone
+    state_file = config.run / "backbone.pt"
+    labels = visible_labels(videos)
+    tables = {
+        split: ClipTable([v for v in videos if v.split == split], files, labels, SPEC.clip_seconds)
+        for split in ("train", "validation")
+    }  # fmt: skip
+    log.info(
+        "%d clips to train on, %d to validate on, %d visible labels",
+        len(tables["train"]),
+        len(tables["validation"]),
+        len(labels),
+    )
+    torch.manual_seed(config.seed)
+    network = Network(len(labels)).to(memory_format=torch.channels_last)
+    average = copy.deepcopy(network).eval().requires_grad_(False)
+    decay = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, options.learning_rate, total_steps=options.steps, pct_start=0.15
+    )
+    first = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+        log.info("resumed at step %d", first)
+    writer = SummaryWriter(str(config.run / "tensorboard" / "backbone"))
+    running = math.log(len(labels))
+    bar = tqdm(total=options.steps, initial=first, desc="backbone", unit="step", smoothing=0.05)
+    for step, (pictures, targets) in enumerate(
+        _batches(tables["train"], options.batch, config.seed, first, options.steps), first
+    ):
+        network.train()
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        x_BCHW = recolour(torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255), generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            scores = network(x_BCHW)
+        loss = F.cross_entropy(scores.float(), torch.from_numpy(targets), label_smoothing=options.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        # The average starts as the network itself and slows down as it fills.
+        keep = min(options.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+                if old.dtype.is_floating_point:
+                    old.lerp_(new, 1 - keep)
+                else:
+                    old.copy_(new)
+        running += 0.02 * (loss.item() - running)
+        bar.update()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{running:.3f}")
+            writer.add_scalar("loss", running, step)
+        if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
+            score, _ = accuracy(average, tables["validation"], len(labels), most=1500, bf16=options.bf16)
+            writer.add_scalar("validation/mean_class_accuracy", score, step)
+            log.info("step %d: loss %.3f, validation mean class accuracy %.3f", step + 1, running, score)
+            part = state_file.with_suffix(".part")
+            torch.save(
+                {
+                    "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(), "step": step + 1,
+                },
+                part,
+            )  # fmt: skip
+            os.replace(part, state_file)
+    bar.close()
+    writer.close()
+    return average.backbone

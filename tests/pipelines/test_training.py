@@ -1,0 +1,151 @@
+"""Training and evaluation: from videos to a model folder on a HomeSim set of a few tiny recordings, and figures by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from models import checkpoint
+from pipelines import evaluate
+from pipelines.config import BadConfig, Config, read_config
+from pipelines.datasets import LabelledVideo, Span
+from pipelines.homesim.make import make
+from pipelines.homesim.scenario import Recording
+from pipelines.train import run
+from pipelines.train_crt import IGNORE, Sequence, chunks, predict_all, segment_targets, train_crt
+
+LABELS = ["Background", "Drink.Fromcup", "Drink.Fromglass", "Walk"]
+
+
+def untrimmed(spans, visible=()):
+    from pathlib import Path
+
+    return LabelledVideo(Path("x.mp4"), "untrimmed/x", "test", None, tuple(spans), tuple(visible))
+
+
+def one_hot(*labels):
+    return np.eye(len(LABELS))[[LABELS.index(label) for label in labels]]
+
+
+def test_every_moment_has_the_label_of_its_segment():
+    """Half a segment wrong is half a segment's time wrong; what no span covers is background."""
+    video = untrimmed([Span(0.0, 3.0, "Walk")])
+    right, all_ = evaluate.frame_accuracy(video, one_hot("Walk", "Walk", "Background"), LABELS, 2.0)
+    assert all_ == 150
+    assert right == 125
+
+
+def test_a_clips_label_is_the_best_mean_without_background():
+    """Longer segments weigh more."""
+    scores = np.array([[0.9, 0.05, 0.05, 0.0], [0.5, 0.0, 0.1, 0.4]])
+    assert evaluate.clip_label(scores, LABELS) == "Walk"
+    assert evaluate.clip_label(scores, LABELS, [40, 1]) == "Drink.Fromglass"
+
+
+def test_mean_class_accuracy_counts_every_class_alike():
+    """One of two classes right on its only clip, the other on none of three."""
+    mean, shares = evaluate.mean_class_accuracy(["Walk", "Fall", "Fall", "Fall"], ["Walk", "Walk", "Walk", "Enter"])
+    assert mean == 0.5
+    assert shares == {"Walk": 1.0, "Fall": 0.0}
+
+
+def test_drinks_are_sorted_by_the_time_since_the_container_was_seen():
+    """The nearest fetching before the drink counts; only the container is judged."""
+    video = untrimmed(
+        [Span(20.0, 24.0, "Drink.Fromcup"), Span(40.0, 44.0, "Drink.Fromglass")],
+        [Span(2.0, 6.0, "Take.Cup"), Span(30.0, 32.0, "Take.Glass")],
+    )
+    scores = np.tile([0.7, 0.2, 0.1, 0.0], (25, 1))
+    points = {p.low: (p.drinks, p.right) for p in evaluate.drinks_by_gap([video], [scores], LABELS, 2.0)}
+    assert points[10] == (1, 1)
+    assert points[5] == (1, 0)
+    assert sum(p[0] for p in points.values()) == 2
+
+
+def test_a_segments_target_is_its_most_frequent_label():
+    """Of two as frequent, the later; padding does not count."""
+    import torch
+
+    targets = torch.tensor([[3, 3, 1, 0], [1, 1, 2, 2], [0, IGNORE, IGNORE, IGNORE], [IGNORE] * 4])
+    assert segment_targets(targets, 4).tolist() == [3, 2, 0, IGNORE]
+
+
+def recall_task(rng, count, writer_gap=6):
+    """A symbol in the first segment, then noise, then a cue that asks for it: what HomeSim's drinks are, in numbers."""
+    made = []
+    for index in range(count):
+        symbol = int(rng.integers(2))
+        x = rng.normal(0, 0.1, (4 * writer_gap, 8)).astype(np.float32)
+        y = np.zeros(len(x), np.int64)
+        x[:4, symbol] += 2
+        x[-4:, 5] += 2
+        y[-4:] = 1 + symbol
+        made.append(Sequence(str(index), x, y, False))
+    return made
+
+
+@pytest.mark.parametrize(("writer", "low", "high"), [("gru", 0.97, 1.0), ("none", 0.2, 0.8)])
+def test_training_teaches_the_memory_what_to_keep(tmp_path, writer, low, high):
+    """Asked five segments after the symbol: a GRU knows it, a plain Transformer guesses."""
+    rng = np.random.default_rng(0)
+    crt = {
+        "width": 32, "memory": 32, "layers": 1, "heads": 2, "hidden": 64, "writer": writer, "epochs": 30, "lanes": 8, "unroll": 12,
+        "learning_rate": 5e-3, "feature_noise": 0.0, "dropout": 0.0,
+    }  # fmt: skip
+    config = Config(data=tmp_path, run=tmp_path, name="t", crt=crt)
+    data = {"train": recall_task(rng, 96), "validation": recall_task(rng, 8)}
+    classifier = train_crt(config, data, ["Background", "A", "B"])
+    held_out = recall_task(rng, 64)
+    scores = predict_all(classifier, held_out, 4)
+    right = np.mean(
+        [s[-1, 1:].argmax() + 1 == sequence.targets[-1] for s, sequence in zip(scores, held_out, strict=True)]
+    )
+    assert low <= right <= high
+
+
+def test_an_epoch_shows_every_clip_once_and_starts_each_video_afresh():
+    """Whatever the lanes; cut from the first clip on."""
+    data = [Sequence(str(n), np.full((n, 2), n, np.float32), np.full(n, n % 3), False) for n in (3, 8, 9, 17)]
+    options = Config(data=".", run=".", name="t", crt={"lanes": 3, "unroll": 2}).crt
+    seen, fresh = [], 0
+    for chunk in chunks(data, options, np.random.default_rng(1), shift=False):
+        seen += chunk.features_SBLF[chunk.mask_SBL][:, 0].tolist()
+        fresh += int(chunk.fresh_SB.sum())
+        assert (chunk.targets_SBL[~chunk.mask_SBL] == IGNORE).all()
+    assert sorted(seen) == sorted(float(n) for n in (3, 8, 9, 17) for _ in range(n))
+    assert fresh == 4
+
+
+def test_the_whole_run_makes_a_model_and_resumes(tmp_path):
+    """Four recordings, two steps: what comes out loads as a checkpoint with measured figures; a second call trains nothing anew."""
+    recordings = [
+        Recording(1, 1, 0, 1, "Drink.Fromcup"), Recording(61, 62, 0, 5, "Walk"), Recording(80, 81, 0, 2, "Walk"),
+        Recording(1, 1, 0, 1, None, 20.0), Recording(82, 81, 0, 2, None, 20.0), Recording(63, 61, 0, 5, None, 20.0),
+    ]  # fmt: skip
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"data: {tmp_path / 'data'}\nrun: {tmp_path / 'run'}\nname: tiny\nthreads: 1\n"
+        "backbone: {steps: 2, batch: 4, checkpoint_every: 2}\ncrt: {epochs: 1, lanes: 2, width: 32, memory: 16, hidden: 32}\n"
+    )
+    card = run(read_config(path), plot=tmp_path / "gap.png")
+    assert card["accuracy"]["test"]["trimmed_clips"] == 1
+    assert 0 <= card["accuracy"]["test"]["untrimmed_frame_accuracy"] <= 1
+    assert (tmp_path / "gap.png").stat().st_size > 1000
+    model = checkpoint.load(tmp_path / "run" / "model")
+    assert model.labels[0] == model.background == "Background"
+    assert model.card["data"]["videos"]["train"] == {"trimmed": 1, "untrimmed": 1}
+    again = run(read_config(path), output=tmp_path / "second")
+    assert again["accuracy"] == json.loads(json.dumps(card["accuracy"]))
+    assert checkpoint.load(tmp_path / "second").digest == model.digest
+
+
+def test_a_configuration_with_a_wrong_value_names_file_and_field(tmp_path):
+    """As does one with an unknown field."""
+    path = tmp_path / "c.yaml"
+    path.write_text("data: a\nrun: b\nname: c\nbackbone: {steps: 0}\n")
+    with pytest.raises(BadConfig, match=r"c\.yaml: backbone\.steps"):
+        read_config(path)
+    path.write_text("data: a\nrun: b\nname: c\nstep: 3\n")
+    with pytest.raises(BadConfig, match="step"):
+        read_config(path)
