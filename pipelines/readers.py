@@ -5,7 +5,7 @@ is known to get wrong (edit lists, some AVI times), and what is left of a file t
 give the same pictures at the same times; tests compare them. Not covered: mirrored pictures and pixels that are not
 square, which both show as they are stored.
 
-A frame that is not sampled is decoded, because others refer to it, but neither converted nor copied.
+A frame that is not sampled is decoded, because others refer to it, but not copied.
 """
 
 import os
@@ -49,8 +49,6 @@ class Reader(Protocol):
 
     name: str
     """decord or pyav."""
-    discarded: int
-    """Frames that an edit list leaves out, so far."""
     failed: int
     """Packets that could not be decoded, so far."""
     jumps: int
@@ -76,7 +74,7 @@ class PyavReader:
 
     def __init__(self, path: str, container: Container, *, threads: int, max_pixels: int) -> None:
         """Raises CorruptVideo, NoVideoStream, UnsupportedVideo, DecodeMemory or VideoTooLarge."""
-        self.discarded = self.failed = self.jumps = 0
+        self.failed = self.jumps = 0
         self._max_pixels = max_pixels
         try:
             # The demuxer is named, so that nothing is guessed; only this file may be opened.
@@ -103,28 +101,31 @@ class PyavReader:
         codec.thread_type = "AUTO"
         self._check_size(codec.width, codec.height)
 
-    def info(self, container: Container, rotation: int) -> VideoInfo:
-        """The header's claims; width and height are of the upright picture."""
+    def info(self, container: Container, *, rotation: int, edited: bool) -> VideoInfo:
+        """The header's claims; width and height are of the upright picture.
+
+        In an edited video the stream's counts are of what is stored, not of what is shown.
+        """
         stream, codec = self._stream, self._stream.codec_context
         width, height = (codec.height, codec.width) if rotation in (90, 270) else (codec.width, codec.height)
         rate = stream.average_rate or stream.guessed_rate
         return VideoInfo(
             container=container.name,
             codec=codec.codec.canonical_name,
-            duration=self._claimed_duration(container),
+            duration=self._claimed_duration(container, edited),
             fps=float(rate) if rate else None,
             width=width,
             height=height,
-            frames=stream.frames or None,
+            frames=None if edited else stream.frames or None,
             rotation=rotation,
         )
 
-    def _claimed_duration(self, container: Container) -> float | None:
+    def _claimed_duration(self, container: Container, edited: bool) -> float | None:
         """None where it would be an estimate from bytes or from the last time that was found, not a claim."""
         if container.name not in ("mp4", "matroska", "avi", "flv", "asf", "ogg"):
             return None
         stream = self._stream
-        if stream.duration and stream.time_base:
+        if stream.duration and stream.time_base and not edited:
             return max(0.0, float(stream.duration * stream.time_base))
         if tag := stream.metadata.get("DURATION"):
             hours, minutes, seconds = tag.split(":")
@@ -157,7 +158,6 @@ class PyavReader:
             try:
                 for packet in self._input.demux(self._stream):
                     errors = 0
-                    self.discarded += packet.is_discard
                     yield from self._decode(packet)
                 return
             except av.error.MemoryError as error:
@@ -203,7 +203,7 @@ class DecordReader:
     """A sound video in a common format."""
 
     name = "decord"
-    discarded = failed = jumps = 0
+    failed = jumps = 0
 
     def __init__(self, path: str, *, info: VideoInfo, threads: int) -> None:
         """Raises ReaderFailed for a video that decord rejects, or whose times or sizes it gets wrong."""
@@ -231,8 +231,11 @@ class DecordReader:
 
     def _render(self, index: int) -> Pixels:
         try:
-            if index > self._position:
-                self._reader.skip_frames(index - self._position)
+            # One by one: skip_frames and get_batch jump to key frames, and land on wrong ones in fragmented files and
+            # in those that do not start at zero.
+            while self._position < index:
+                self._reader.next()
+                self._position += 1
             pixels = self._reader.next().asnumpy()
         except (decord.DECORDError, RuntimeError, StopIteration) as error:
             raise ReaderFailed(f"decord stops at frame {index}") from error
@@ -250,14 +253,16 @@ def _far_from_claim(starts: np.ndarray, info: VideoInfo) -> bool:
 
 
 def decord_may_read(file: BinaryIO, container: Container, info: VideoInfo, *, alone: bool) -> bool:
-    """Whether decord is known to be right on such a video, as far as that can be told from the header."""
+    """Whether decord is known to be right on such a video, as far as that can be told from the header.
+
+    Not on edited ones; alone is whether there is one video stream only, as decord's choice among several is its own.
+    """
     return (
         container.name in _DECORD_READS
         and info.codec not in _DECORD_LACKS
         and info.duration is not None
         and alone
         and min(info.width, info.height) >= _DECORD_MIN_SIDE
-        and not (container.name == "mp4" and containers.edit_list_cuts(file))
         and not containers.missing_bytes(file, container)
     )
 

@@ -53,12 +53,14 @@ class Reading:
         self._video, self._container, self._budget, self._said_fd = video, container, budget, said_fd
         self._sampler = Sampler(rate)
         path = path_of(video)
-        rotation = containers.rotation(video) if container.name == "mp4" else 0
+        is_mp4 = container.name == "mp4"
+        rotation = containers.rotation(video) if is_mp4 else 0
+        edited = is_mp4 and containers.edit_list_cuts(video)
         self._pyav = PyavReader(path, container, threads=threads, max_pixels=budget.pixels)
-        self.info: VideoInfo = self._pyav.info(container, rotation)
+        self.info: VideoInfo = self._pyav.info(container, rotation=rotation, edited=edited)
         self._check_claims()
         self._reader: Reader = self._pyav
-        if decord_may_read(video, container, self.info, alone=self._pyav.alone):
+        if not edited and decord_may_read(video, container, self.info, alone=self._pyav.alone):
             try:
                 self._reader = DecordReader(path, info=self.info, threads=threads)
             except ReaderFailed:
@@ -181,7 +183,7 @@ class Reading:
         return None
 
     def _damaged(self) -> VideoWarning | None:
-        lacking = (self.info.frames or 0) - self._frames - self._reader.discarded
+        lacking = (self.info.frames or 0) - self._frames
         tolerated = max(2, (self.info.frames or 0) // 100)
         failed = self._reader.failed
         if not (failed or self._said or lacking > tolerated):
