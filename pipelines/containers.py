@@ -157,6 +157,14 @@ def edit_list_cuts(file: BinaryIO) -> bool:
     return False
 
 
+def has_index(file: BinaryIO) -> bool:
+    """Whether an MP4 has its moov box, or one is announced; without it no frame can be found."""
+    try:
+        return any(name == b"moov" for name, _, _ in _walk(file, 0, os.fstat(file.fileno()).st_size))
+    except struct.error:
+        return False
+
+
 def rotation(file: BinaryIO) -> int:
     """Degrees, counterclockwise, by which an MP4's pictures are turned to stand upright: 0, 90, 180 or 270.
 
@@ -179,7 +187,7 @@ def rotation(file: BinaryIO) -> int:
 
 
 def missing_bytes(file: BinaryIO, container: Container) -> int:
-    """How many bytes the outermost boxes of an MP4 or AVI say that there are, beyond those that there are."""
+    """How many bytes an MP4's or AVI's outermost boxes announce beyond those that there are, or a last TS packet lacks."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     try:
@@ -187,6 +195,8 @@ def missing_bytes(file: BinaryIO, container: Container) -> int:
             return max(0, 8 + int(struct.unpack("<4xI", file.read(8))[0]) - size)
         if container.name == "mp4":
             return max((stop for _, _, stop in _walk(file, 0, size)), default=size) - size
+        if container is _TS:
+            return -size % 188 if file.read(1) == b"G" else 0
     except struct.error:
         return 0
     return 0

@@ -28,6 +28,10 @@ from pipelines.video import VideoInfo
 _DECORD_READS = {"mp4", "matroska", "avi", "flv"}
 _DECORD_LACKS = {"av1", "libdav1d", "libaom-av1"}
 _DECORD_MIN_SIDE = 17
+_MAY_START_ANEW = {"mpegts", "mpegps", "flv", "h264", "hevc", "mpegvideo"}
+"""Without an index for the whole: a recorder that starts again, or files joined end to end, start the times again."""
+_ANEW_AFTER = 5
+"""So many frames in a row more than a second too early are a new start; fewer come late out of a damaged part."""
 _MAX_DEMUX_ERRORS = 100
 """A container that gives errors this often in a row has nothing more to give."""
 
@@ -76,6 +80,7 @@ class PyavReader:
         """Raises CorruptVideo, NoVideoStream, UnsupportedVideo, DecodeMemory or VideoTooLarge."""
         self.failed = self.jumps = 0
         self._max_pixels = max_pixels
+        self._may_start_anew = container.name in _MAY_START_ANEW
         try:
             # The demuxer is named, so that nothing is guessed; only this file may be opened.
             self._input = av.open(path, format=container.demuxer, options={"protocol_whitelist": "file"})
@@ -138,6 +143,7 @@ class PyavReader:
         usual = 1 / float(rate) if rate else 1 / 25
         shift: float | None = None
         latest = -usual
+        early = 0
         for frame in self._frames():
             self._check_size(frame.width, frame.height)
             length = float(frame.duration * frame.time_base) if frame.duration else 0.0
@@ -146,7 +152,8 @@ class PyavReader:
                 time = latest + usual - (shift or 0.0)
             if shift is None:
                 shift = -time
-            if time + shift < latest - 1.0:  # a recorder that started anew: go on where it stopped
+            early = early + 1 if time + shift < latest - 1.0 else 0
+            if self._may_start_anew and early == _ANEW_AFTER:  # go on where it stopped
                 self.jumps += 1
                 shift = latest + usual - time
             latest = max(latest, time + shift)
@@ -189,7 +196,12 @@ class PyavReader:
 
 
 def _upright(frame: av.VideoFrame) -> Pixels:
-    pixels = frame.to_ndarray(format="rgb24")
+    try:
+        pixels = frame.to_ndarray(format="rgb24", threads=1)
+    except (av.error.MemoryError, av.error.BlockingIOError) as error:  # the latter when a thread cannot be had
+        raise DecodeMemory("Converting this video's frames needs more memory than is granted.") from error
+    except av.error.FFmpegError as error:
+        raise UnsupportedVideo(f"Frames of the format {frame.format.name} cannot be converted to RGB.") from error
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 

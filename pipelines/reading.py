@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from pipelines import containers
-from pipelines.errors import CorruptVideo, TooManyFrames, VideoTooLong
+from pipelines.errors import CorruptVideo, DecodeMemory, TooManyFrames, VideoError, VideoTooLong
 from pipelines.frames import Pixels
 from pipelines.readers import (
     DecordReader,
@@ -24,6 +24,8 @@ from pipelines.readers import (
 from pipelines.sample import Sampler
 from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
 
+_NO_MEMORY = re.compile(rb"annot allocate memory|ailed to allocate|get_buffer\(\) failed")
+"""FFmpeg's words: not all decoders pass the reason on."""
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 
 
@@ -54,6 +56,11 @@ class Reading:
         self._sampler = Sampler(rate)
         path = path_of(video)
         is_mp4 = container.name == "mp4"
+        if is_mp4 and not containers.has_index(video):
+            raise CorruptVideo(
+                "This MP4 has no index (moov), as when a recording or a transfer was cut off, so no frame can be found. "
+                "Send the finished file."
+            )
         rotation = containers.rotation(video) if is_mp4 else 0
         edited = is_mp4 and containers.edit_list_cuts(video)
         self._pyav = PyavReader(path, container, threads=threads, max_pixels=budget.pixels)
@@ -71,7 +78,7 @@ class Reading:
         self._samples = self._sample()
         self._first = next(self._samples, None)
         if self._first is None:
-            raise CorruptVideo(self._no_frame())
+            raise self._no_frame()
         height, width = self._first[2].shape[:2]
         self.info = _with_size(self.info, width, height)
 
@@ -127,9 +134,11 @@ class Reading:
                 "Send a shorter part, or, if it has fewer, one whose header is sound."
             )
 
-    def _no_frame(self) -> str:
+    def _no_frame(self) -> VideoError:
+        if _NO_MEMORY.search(self._said):
+            return DecodeMemory("Decoding this video needs more memory than is granted. Send it scaled down.")
         claim = f", though its header claims {self.info.frames} of them" if self.info.frames else ""
-        return f"No frame of this {self._container.name} file ({self.info.codec}) can be decoded{claim}."
+        return CorruptVideo(f"No frame of this {self._container.name} file ({self.info.codec}) can be decoded{claim}.")
 
     def _hear(self) -> None:
         """Takes what the decoders said out of the pipe, so that it never fills; the beginning is kept."""
@@ -193,6 +202,9 @@ class Reading:
             detail += f" {self._frames} of {self.info.frames} frames can be decoded."
         if failed:
             detail += f" {failed} packets cannot be decoded."
+        skipped = self._sampler.state().next_tick - self._sampled
+        if skipped:
+            detail += f" {skipped / self._sampler.rate:.1f} s between the first and the last frame show nothing."
         if said := self._said.decode("utf-8", "replace").strip().splitlines():
             words = _ADDRESS.sub("", said[0])[:200]
             detail += f' The decoder said: "{words}".'
