@@ -9,7 +9,6 @@ stream needs: pictures are scaled to cover the crop exactly, where the published
 loses the border; and S3D reads 16 frames at a time, not 128, which would be a label every nine seconds.
 """
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -119,21 +117,21 @@ def create_backbone(
 
 
 def published_weights(name: str) -> dict[str, Tensor]:
-    """torchvision's best weights for this name, from its cache or the internet. Raises WeightsUnavailable."""
+    """torchvision's best weights for this name, from its cache or the internet. Raises WeightsUnavailable, BadWeights."""
     if name not in PUBLISHED:
         raise WeightsUnavailable(f"{name} has no published weights; its weights come with a checkpoint")
     weights = torchvision.models.get_model_weights(name).DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:  # of which urllib's errors are kinds
         raise WeightsUnavailable(
             f"the published weights of {name} are not on this machine and could not be fetched ({error}). "
             f"Place {file.name} in {file.parent}, or give its path as weights."
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # see read_weights
         raise BadWeights(
-            f"{file}: not the published weights of {name} ({error}). Remove it, and it is fetched again."
+            f"{file}: not the published weights of {name} ({first_line(error)}). Remove it, and it is fetched again."
         ) from error
 
 
@@ -141,14 +139,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """A file of named tensors; no code in it is run. Raises BadWeights."""
     if not file.is_file():
         raise BadWeights(f"{file}: no such file")
+    if file.suffix not in (".safetensors", ".pth", ".pt"):
+        raise BadWeights(f"{file}: weights are a .pth, .pt or .safetensors file")
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        if file.suffix in (".pth", ".pt"):
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found: object = load_file(file)
         else:
-            raise BadWeights(f"{file}: weights are a .pth, .pt or .safetensors file")
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's unpickler fails in whatever way the bytes lead it to, IndexError among them
         raise BadWeights(f"{file}: not a file of weights ({first_line(error)})") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise BadWeights(f"{file}: not a table of named tensors (a state_dict), so no weights")
