@@ -135,7 +135,8 @@ class Reading:
             )
 
     def _no_frame(self) -> VideoError:
-        if _NO_MEMORY.search(self._said):
+        frame = self.info.width * self.info.height * 3 // 2
+        if _NO_MEMORY.search(self._said) or 8 * frame > self._budget.memory:  # a few are kept, for others refer to them
             return DecodeMemory("Decoding this video needs more memory than is granted. Send it scaled down.")
         claim = f", though its header claims {self.info.frames} of them" if self.info.frames else ""
         return CorruptVideo(f"No frame of this {self._container.name} file ({self.info.codec}) can be decoded{claim}.")
