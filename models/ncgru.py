@@ -75,20 +75,22 @@ class OrthogonalMatrix(nn.Module):
         assert self._inverse_MM is not None
         return CayleyMap.apply(self.skew_MM, self._inverse_MM, self.signs_M)
 
+    # What is made in inference mode could not be used in training after it.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def update(self) -> None:
         """Brings the inverse up to A, if A has changed since; forward does it by itself."""
         changed = self._seen_MM is None or not torch.equal(self.skew_MM, self._seen_MM)
         if not changed and (self.training or self._changes == 0):
             return
-        if changed:
-            self._seen_MM = self.skew_MM.detach().clone()
-            self._changes += 1
+        self._changes += changed
         if not self.training or self._changes >= self.refresh_every or not self._carry():
-            self._solve()
+            self.solve()
+        self._seen_MM = self.skew_MM.detach().clone()
 
-    def _solve(self) -> None:
-        """The exact inverse, in float64 whatever the parameter's type."""
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Makes the inverse anew and exactly: in float64, whatever the parameter's type."""
         plus_MM = identity_plus(self.skew_MM.double())
         self._inverse_MM = torch.linalg.inv(plus_MM).to(self.skew_MM.dtype)
         self._changes = 0

@@ -184,6 +184,15 @@ def test_evaluation_folds_once_and_again_after_each_change(monkeypatch: pytest.M
         assert not torch.equal(halved, stepped)
 
 
+def test_training_goes_on_after_evaluation_in_inference_mode() -> None:
+    """What evaluation made and kept is no inference tensor, which autograd would refuse."""
+    gru = NeumannCayleyGRU(5, 16)
+    with torch.inference_mode():
+        gru.eval()(torch.randn(3, 7, 5), torch.rand(3, 16))
+    gru.train()(torch.randn(3, 7, 5), torch.rand(3, 16)).sum().backward()
+    assert all(p.grad is not None for p in gru.parameters())
+
+
 @torch.no_grad()
 def test_saved_and_copied_it_is_the_same() -> None:
     """The state_dict alone carries it, the signs included; so does a deep copy."""
