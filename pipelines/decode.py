@@ -13,10 +13,10 @@ have been taken over by the video. No pickles, no sizes that it chooses.
 
 import json
 import logging
+import math
 import os
 import stat
 import struct
-from collections.abc import Iterator
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
@@ -105,30 +105,37 @@ class Video:
                 _told.add(what)
                 _LOG.warning("video is decoded with less protection than could be: %s", what)
 
-    def __iter__(self) -> Iterator[tuple[Frame, int]]:
-        """Frames that fill at least one tick, at the model's size, and how many they fill (see sample.py).
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[Frame, int]:
+        """The next frame that fills at least one tick, at the model's size, and how many it fills (see sample.py).
 
         Raises VideoError when decoding cannot go on; what came before stands.
         """
-        size = _FRAME.size + int(np.prod(self._shape))
-        meta = bytearray(_FRAME.size)
+        if self._summary is not None:
+            raise StopIteration
         try:
-            while self._summary is None:
-                kind, length = self._header()
-                if kind == b"F" and length == size:
-                    self._worker.read_into(memoryview(meta))
-                    pixels = np.empty(self._shape, np.uint8)
-                    self._worker.read_into(pixels.data.cast("B"))
-                    time, ticks = _FRAME.unpack(meta)
-                    yield Frame(pixels, time), ticks
-                elif kind == b"S":
-                    last = self._json(length)
-                    self.warnings = [VideoWarning(code, detail) for code, detail in last["warnings"]]
-                    self._summary = VideoSummary(**last["summary"])
-                else:
-                    raise self._protocol_error(kind)
-        finally:
+            return self._next()
+        except BaseException:
             self.close()
+            raise
+
+    def _next(self) -> tuple[Frame, int]:
+        kind, length = self._header()
+        if kind == b"F" and length == _FRAME.size + math.prod(self._shape):
+            meta = bytearray(_FRAME.size)
+            pixels = np.empty(self._shape, np.uint8)
+            self._worker.read_into(memoryview(meta))
+            self._worker.read_into(pixels.data.cast("B"))
+            time, ticks = _FRAME.unpack(meta)
+            return Frame(pixels, time), ticks
+        if kind == b"S":
+            last = self._json(length)
+            self.warnings = [VideoWarning(code, detail) for code, detail in last["warnings"]]
+            self._summary = VideoSummary(**last["summary"])
+            raise StopIteration
+        raise self._protocol_error(kind)
 
     @property
     def summary(self) -> VideoSummary:

@@ -80,6 +80,9 @@ class Worker:
             return None
         return int(_STATUS.unpack(status)[0]) if len(status) == _STATUS.size else None
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Kills the worker if it still runs, and returns when it is gone."""
         if self._closed:
@@ -104,6 +107,8 @@ class WorkerParent:
         """Starts the process unless it runs; the first video then need not wait. Raises DecoderUnavailable."""
         with self._lock:
             if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+                if self._socket is not None:
+                    self._socket.close()
                 self._start()
 
     def fork(self, request: dict[str, Any], video_fd: int, seconds: float) -> Worker:

@@ -1,0 +1,485 @@
+"""Untrusted video through the whole of open_video: right frames, bad files, budgets, and workers that end badly.
+
+Videos: tests/assets.py. Frames show their numbers, so each test reads off the pixels which frame it got.
+"""
+
+import gc
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from pipelines.decode import open_video
+from pipelines.errors import (
+    CorruptVideo,
+    DecodeMemory,
+    DecoderDied,
+    DecodeTimeout,
+    EmptyVideo,
+    NotAVideo,
+    NoVideoStream,
+    OverBudget,
+    TooManyFrames,
+    UnreadableVideo,
+    VideoError,
+    VideoTooLarge,
+    VideoTooLong,
+)
+from pipelines.sample import Clipper, Sampler, fit
+from pipelines.video import Budget
+from pipelines.workers import WorkerParent, workers
+from tests.assets import (
+    SHARED,
+    SPEC,
+    VIDEOS,
+    audio_only,
+    claim_avi_frames,
+    claim_mp4_samples,
+    copy_repeated,
+    cut,
+    damage,
+    make,
+    number_of,
+    numbered,
+    patch,
+    picture,
+)
+
+
+def read(path, **options):
+    """[(time, ticks, number shown)], the summary, the codes of the warnings."""
+    with open_video(path, spec=SPEC, **options) as video:
+        frames = [(round(frame.time, 3), ticks, number_of(frame.pixels)) for frame, ticks in video]
+        return frames, video.summary, [warning.code for warning in video.warnings]
+
+
+# Right frames
+
+
+@pytest.mark.parametrize("recipe", VIDEOS, ids=lambda recipe: recipe.name)
+def test_the_frames_are_those_that_the_rule_asks_for(recipe, videos):
+    """Any container, codec, rate and rotation: the pixels shown are those of the frame that fills the tick."""
+    truth = make(recipe, videos)
+    shown = [(number, t) for number, t in enumerate(truth.times) if t >= 0]
+    start = shown[0][1]
+    sampler = Sampler(SPEC.rate)
+    expected = [(t - start, ticks, number) for number, t in shown if (ticks := sampler.take(t - start))]
+
+    frames, summary, warnings = read(truth.path)
+
+    assert [number for _, _, number in frames] == [number for _, _, number in expected]
+    assert [ticks for _, ticks, _ in frames] == [ticks for _, ticks, _ in expected]
+    np.testing.assert_allclose([t for t, _, _ in frames], [t for t, _, _ in expected], atol=recipe.exact)
+    assert summary.decoder == recipe.decoder
+    assert summary.frames == len(shown)
+    assert summary.sampled == sum(ticks for _, ticks, _ in expected)
+    assert warnings == []
+    width, height = recipe.settings.get("width", 128), recipe.settings.get("height", 96)
+    assert (summary.width, summary.height) == (width, height)
+
+
+def test_the_summary_tells_duration_and_rate(tmp_path):
+    """12.4 s at 25 fps: 310 frames, of which 99 are sampled at 8 Hz."""
+    _, summary, _ = read(numbered(tmp_path / "kitchen.mp4", frames=310).path)
+
+    assert (summary.frames, summary.sampled) == (310, 99)
+    assert summary.duration == pytest.approx(12.4, abs=0.01)
+    assert summary.fps == pytest.approx(25.0, abs=0.05)
+
+
+def test_the_header_is_known_before_the_first_frame(named):
+    with open_video(named("rotated90.mp4").path, spec=SPEC) as video:
+        info = video.info
+        with pytest.raises(ValueError, match="only after the last frame"):
+            _ = video.summary
+    assert (info.container, info.codec, info.width, info.height) == ("mp4", "h264", 128, 96)
+    assert (info.frames, info.fps, info.duration, info.rotation) == (50, 25.0, 2.0, 90)
+
+
+def test_another_rate_than_the_models_can_be_asked_for(named):
+    """Every frame, for training data."""
+    frames, summary, _ = read(named("fps24.mp4").path, rate=24.0)
+    assert [number for _, _, number in frames] == list(range(50))
+    assert summary.sampled == 50
+
+
+@pytest.mark.parametrize("name", ["fps25.mov", "vp9.webm"])
+def test_a_file_gives_the_pixels_that_live_frames_give(name, named):
+    """The one resize: fit() of the full picture. A codec leaves small differences to what was encoded."""
+    with open_video(named(name).path, spec=SPEC) as video:
+        for frame, _ in video:
+            live = fit(picture(number_of(frame.pixels)), SPEC)
+            assert np.abs(frame.pixels.astype(int) - live).mean() < 8
+
+
+def test_gaps_in_a_file_are_not_filled(tmp_path):
+    """A recording that paused for a minute: clips before and after, none across."""
+    times = [k / 25 for k in range(25)] + [60 + k / 25 for k in range(25)]
+    truth = numbered(tmp_path / "paused.mp4", times=times)
+    clipper = Clipper(SPEC)
+    with open_video(truth.path, spec=SPEC) as video:
+        clips = [clip for frame, ticks in video for clip in clipper.push(frame, ticks)] + clipper.flush()
+    assert all(clip.end - clip.start <= 0.5 + 1e-9 for clip in clips)
+    assert len(clips) == 4
+    assert clips[2].start == pytest.approx(60.0, abs=0.01)
+
+
+def test_a_recorder_that_started_anew_goes_on_where_it_stopped(tmp_path):
+    """Two transport streams end to end: one timeline, and a warning."""
+    part = numbered(tmp_path / "part.ts", frames=100).path.read_bytes()
+    other = numbered(tmp_path / "other.ts", frames=100, first_number=100).path.read_bytes()
+    path = tmp_path / "joined.ts"
+    path.write_bytes(part + other)
+    frames, summary, warnings = read(path)
+
+    assert warnings == ["video_timestamps"]
+    assert summary.duration == pytest.approx(8.0, abs=0.5)
+    numbers = [number for _, _, number in frames]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > 190
+
+
+@pytest.mark.skipif(not (SHARED / "videos").exists(), reason="real videos are on the development machine only")
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for p in (SHARED / "videos").glob("*/*") if p.is_file()) or [None],
+    ids=lambda path: path.name if path else "none",
+)
+def test_real_videos_decode(path):
+    """All good ones give frames without a warning, the corrupt one what is left of it, with one."""
+    with open_video(path, spec=SPEC) as video:
+        frames = list(video)
+        summary, warnings = video.summary, [warning.code for warning in video.warnings]
+    times = [frame.time for frame, _ in frames]
+
+    assert sum(ticks for _, ticks in frames) == summary.sampled
+    assert times == sorted(set(times))
+    assert times[0] == pytest.approx(0.0, abs=1e-6)
+    assert warnings == (["video_damaged"] if path.name == "decord_corrupted.mp4" else [])
+    if video.info.frames and not warnings:
+        assert summary.frames == video.info.frames
+
+
+# Bad files
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", EmptyVideo),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", NotAVideo),
+        (b"some words", NotAVideo),
+        (bytes(4096), NotAVideo),
+        (np.random.default_rng(1).bytes(4096), NotAVideo),
+        (b"\0\0\0\x18ftypisom" + np.random.default_rng(2).bytes(4096), CorruptVideo),
+        (b"\x1aE\xdf\xa3" + np.random.default_rng(3).bytes(4096), CorruptVideo),
+        (b"FLV\x01" + np.random.default_rng(4).bytes(4096), CorruptVideo),
+        (b"GIF89a" + np.random.default_rng(5).bytes(4096), CorruptVideo),
+        (b"OggS" + np.random.default_rng(6).bytes(4096), CorruptVideo),
+        (b"\0\0\0\1\x67" + np.random.default_rng(7).bytes(4096), CorruptVideo),
+        (b"\0\0\1\xba" + np.random.default_rng(8).bytes(4096), CorruptVideo),
+        (b"".join(b"G" + bytes(187) for _ in range(50)), CorruptVideo),
+        (b"ID3\x04" + bytes(100), NoVideoStream),
+    ],
+    ids=lambda value: repr(value)[:20] if isinstance(value, bytes) else value.code,
+)
+def test_what_cannot_be_decoded_has_its_code(content, error, tmp_path):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(error):
+        read(path)
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("name", ["sound.mp4", "sound.mkv"])
+def test_audio_only_has_its_code(name, tmp_path):
+    with pytest.raises(NoVideoStream, match="no video stream, only audio"):
+        read(audio_only(tmp_path / name))
+
+
+def test_files_that_are_none_have_their_code(tmp_path):
+    """A named pipe without a writer does not hold us up."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name in ("absent.mp4", "pipe.mp4", ""):
+        with pytest.raises(UnreadableVideo):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {"options": {"movflags": "faststart"}}),
+        ("a.mp4", {"options": {"movflags": "frag_keyframe+empty_moov"}}),
+        ("a.mkv", {}),
+        ("a.webm", {"codec": "libvpx"}),
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.ts", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())) or "plain",
+)
+def test_what_is_left_of_a_file_that_breaks_off_is_given(name, options, tmp_path):
+    """The right frames up to there, and a warning that says how much is missing."""
+    whole = numbered(tmp_path / name, frames=250, **options)
+    broken = cut(whole.path, tmp_path / f"cut.{name}", keep=0.6)
+    complete, _, none = read(whole.path)
+    with open_video(broken, spec=SPEC) as video:
+        frames = [(round(frame.time, 3), number_of(frame.pixels)) for frame, _ in video]
+        warnings = {warning.code: warning.detail for warning in video.warnings}
+        summary = video.summary
+
+    assert none == []
+    assert 10 <= len(frames) < len(complete)
+    assert frames[:-1] == [(t, number) for t, _, number in complete][: len(frames) - 1]  # the last may be half a frame
+    assert "are missing" in warnings["video_truncated"]
+    assert summary.duration < 9.0
+
+
+def test_an_mp4_that_breaks_off_before_its_index_says_so(tmp_path):
+    whole = numbered(tmp_path / "a.mp4", frames=100)
+    with pytest.raises(CorruptVideo, match="no index"):
+        read(cut(whole.path, tmp_path / "cut.mp4", keep=0.6))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_damage_in_the_middle_costs_that_part_only(name, tmp_path):
+    """What comes before and after is given; noise in a third of the file is told as damage."""
+    whole = numbered(tmp_path / name, frames=250)
+    size = whole.path.stat().st_size
+    frames, summary, warnings = read(damage(whole.path, tmp_path / f"d.{name}", start=0.4, length=size // 10))
+    times = [t for t, _, _ in frames]
+
+    assert "video_damaged" in warnings
+    assert min(times) == pytest.approx(0.0, abs=0.01)
+    assert max(times) > 9.0
+    assert summary.frames < 250 or name == "a.ts"
+    assert [n for t, _, n in frames if t < 2.0] == [round(t * 25) for t in times if t < 2.0]
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("budget", "error", "words"),
+    [
+        (Budget(duration=1.0), VideoTooLong, "1 s"),
+        (Budget(frames=20), TooManyFrames, "20"),
+        (Budget(pixels=1000), VideoTooLarge, "128 x 96"),
+        (Budget(seconds=1e-6), DecodeTimeout, "granted"),
+    ],
+    ids=lambda value: value.code if isinstance(value, type) else "",
+)
+@pytest.mark.parametrize("name", ["fps25.mov", "stream.ts"])
+def test_a_video_over_budget_has_its_code(name, budget, error, words, named):
+    """Whether the header claims it (MOV) or it is found out (a transport stream claims nothing)."""
+    with pytest.raises(error, match=words) as over:
+        read(named(name).path, budget=budget)
+    assert isinstance(over.value, OverBudget)
+
+
+@pytest.mark.parametrize("format", ["mp4", "ts"])
+def test_memory_is_part_of_the_budget(format, tmp_path):
+    large = numbered(tmp_path / f"large.{format}", frames=3, width=3840, height=2160)
+    with pytest.raises(DecodeMemory):
+        read(large.path, budget=Budget(memory=48 << 20))
+    assert len(read(large.path)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error"),
+    [
+        ("mpeg4.avi", claim_avi_frames(10**9), OverBudget),
+        ("fps24.mp4", claim_mp4_samples(10**9), OverBudget),
+        ("fps24.mp4", claim_mp4_samples(2 * 10**7), OverBudget),
+        ("fps24.mp4", claim_mp4_samples(5000), CorruptVideo),
+    ],
+)
+def test_counts_that_no_file_has_end_in_bounded_time(name, change, error, named, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(error, match="claims"):
+        read(patch(named(name).path, tmp_path / name, change))
+    assert time.monotonic() - start < 20
+
+
+def test_a_count_that_is_too_high_but_granted_gives_what_there_is(named, tmp_path):
+    """An AVI of 50 frames whose header counts 500: all 50, and a warning that 18 s are missing."""
+    with open_video(patch(named("mpeg4.avi").path, tmp_path / "a.avi", claim_avi_frames(500)), spec=SPEC) as video:
+        frames = list(video)
+    assert len(frames) == 16
+    assert video.summary.frames == 50
+    assert "18.0 s are missing" in next(w.detail for w in video.warnings if w.code == "video_truncated")
+
+
+def test_a_slow_consumer_is_not_held_against_the_video(tmp_path):
+    """Three times the budget goes by between two frames; the worker waits meanwhile."""
+    path = numbered(tmp_path / "a.mp4", frames=300).path
+    with open_video(path, spec=SPEC, budget=Budget(seconds=1.5)) as video:
+        for index, _ in enumerate(video):
+            if index == 3:
+                time.sleep(4.5)
+    assert video.summary.frames == 300
+
+
+# Workers
+
+
+def children() -> list[psutil.Process]:
+    """All processes below this one: the parent of workers, and the workers."""
+    return psutil.Process().children(recursive=True)
+
+
+def running_workers() -> list[psutil.Process]:
+    return [child for child in children() if child.ppid() != os.getpid()]
+
+
+def wait_until(condition, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    """20 minutes, so that a worker that is not read from is surely not done."""
+    folder = tmp_path_factory.mktemp("long")
+    source = numbered(folder / "part.mp4", frames=250, codec_options={"bf": "0"})
+    copy_repeated(source.path, folder / "long.mp4", times=120)
+    return folder / "long.mp4"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_worker_that_dies_is_that_videos_error_only(number, long_video, named):
+    """Another video that is being decoded at the same time, and the next one, are not affected."""
+    with open_video(long_video, spec=SPEC) as other:
+        bystander = {worker.pid for worker in running_workers()}
+        with open_video(long_video, spec=SPEC) as video:
+            (worker,) = [worker for worker in running_workers() if worker.pid not in bystander]
+            worker.send_signal(number)
+            with pytest.raises(DecoderDied, match=signal.Signals(number).name):
+                list(video)
+        assert next(other)[1] == 1
+    assert len(read(named("fps24.mp4").path)[0]) == 17
+
+
+def test_closing_early_kills_the_worker_at_once(long_video):
+    with open_video(long_video, spec=SPEC) as video:
+        next(video)
+        assert len(running_workers()) == 1
+    assert running_workers() == []
+
+
+def test_a_worker_that_nobody_listens_to_any_more_is_killed(long_video):
+    """A consumer that was dropped without closing."""
+    video = open_video(long_video, spec=SPEC)
+    next(video)
+    del video
+    gc.collect()
+    assert wait_until(lambda: running_workers() == [])
+
+
+def test_no_process_and_no_descriptor_stays_behind(named, tmp_path):
+    """After good, bad and abandoned videos."""
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"\0\0\0\x18ftypisom" + bytes(500))
+    read(named("fps24.mp4").path)
+    me = psutil.Process()
+    before = me.num_fds(), len(children()), children()[0].num_fds()
+    for _ in range(10):
+        read(named("fps24.mp4").path)
+        with pytest.raises(VideoError):
+            read(bad)
+        with open_video(named("fps60.mp4").path, spec=SPEC) as video:
+            next(video)
+    assert (me.num_fds(), len(children()), children()[0].num_fds()) == before
+
+
+def test_the_parent_of_workers_is_started_again_when_it_was_killed(named, long_video):
+    """A video that was being decoded ends in its error; the next one is decoded."""
+    with open_video(long_video, spec=SPEC) as video:
+        for child in psutil.Process().children():
+            child.kill()
+        with pytest.raises(DecoderDied):
+            list(video)
+    assert wait_until(lambda: running_workers() == [])
+    assert len(read(named("fps24.mp4").path)[0]) == 17
+
+
+def test_workers_know_neither_the_services_secrets_nor_its_code(named, monkeypatch):
+    """Their environment is made for them, and torch is not in their memory."""
+    monkeypatch.setenv("CRT_API_KEYS", "secret")
+    parent = WorkerParent()
+    parent.start()
+    try:
+        process = psutil.Process(parent._process.pid)
+        assert not any(name.startswith("CRT_") for name in process.environ())
+        assert not any("torch" in mapped.path for mapped in process.memory_maps())
+        assert process.num_threads() == 1
+    finally:
+        parent.stop()
+    assert not psutil.pid_exists(process.pid)
+
+
+def test_many_videos_at_once_do_not_mix(named):
+    """Eight threads, each with videos of its own."""
+    names = ["fps24.mp4", "rotated90.mp4", "vp9.webm", "stream.ts"] * 2
+    alone = {name: read(named(name).path)[0] for name in set(names)}
+    together: list[bool] = []
+
+    def work(name: str) -> None:
+        for _ in range(3):
+            together.append(read(named(name).path)[0] == alone[name])
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == [True] * 24
+
+
+def test_the_cost_of_a_worker_is_small(named):
+    """A video of two seconds takes well under a tenth of one, from opening to the end of its worker."""
+    path = named("fps25.mov").path
+    read(path)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        read(path)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.1
+
+
+@pytest.mark.parametrize("name", ["two_hours.mp4", "two_hours.ts"])
+def test_two_hours_of_video_take_no_more_memory_than_a_minute(name, tmp_path):
+    """Neither here nor in the worker: at most 200 MB more, for decord (MP4) and for PyAV (TS). 172,800 frames."""
+    part = numbered(tmp_path / "part.mp4", frames=240, fps=24.0, width=64, height=48, codec_options={"bf": "0"})
+    copy_repeated(part.path, tmp_path / name, times=720)
+    me = psutil.Process()
+    before, peak, worker_peak, sampled = me.memory_info().rss, 0, 0, 0
+    with open_video(tmp_path / name, spec=SPEC) as video:
+        (worker,) = running_workers()
+        for index, (_, ticks) in enumerate(video):
+            sampled += ticks
+            if index % 2000 == 0 and worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+                peak = max(peak, me.memory_info().rss)
+                worker_peak = max(worker_peak, worker.memory_info().rss)
+    assert video.summary.duration == pytest.approx(7200, abs=1)
+    assert video.summary.frames == 172_800
+    assert sampled == 57_600
+    assert peak - before < 200 << 20
+    assert worker_peak < 300 << 20
+
+
+def test_the_module_level_parent_is_shared():
+    """One parent of workers serves all videos of this process."""
+    workers.start()
+    first = workers._process
+    workers.start()
+    assert workers._process is first
