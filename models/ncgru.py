@@ -99,27 +99,22 @@ class OrthogonalMatrix(nn.Module):
         """Carries the inverse over by the truncated series. False, and nothing done, where that would be inexact."""
         if self._inverse_MM is None:
             return False
-        plus_MM = identity_plus(self.skew_MM)
-        inverse_MM = self._inverse_MM
-        wanted = 8 * torch.finfo(plus_MM.dtype).eps
-        for _ in range(2):  # a far step may need the series twice; beyond that, solving is cheaper
+        plus_MM, inverse_MM = identity_plus(self.skew_MM), self._inverse_MM
+        rounding = 8 * torch.finfo(plus_MM.dtype).eps * len(plus_MM) ** 0.5
+        for _ in range(2):  # a long step may need the series twice; beyond that, solving is cheaper
             error_MM = -(plus_MM @ inverse_MM)
             error_MM.diagonal().add_(1)
-            distance = error_MM.norm().item()  # Frobenius: bounds the spectral norm from above
-            if not distance < 0.5:  # not a number, too
-                return False
-            if distance < wanted:
-                break
-            term_MM = inverse_MM
+            term_MM, size = inverse_MM, inverse_MM.norm().item()
             for _ in range(self.terms):
                 term_MM = term_MM @ error_MM
                 inverse_MM = inverse_MM + term_MM
-            if distance ** (self.terms + 1) < wanted:
-                break
-        else:
-            return False
-        self._inverse_MM = inverse_MM
-        return True
+                size_before, size = size, term_MM.norm().item()
+            # The terms left out go on shrinking at the rate of the last two.
+            rate = size / size_before if size_before else 0.0
+            if rate < 0.5 and size * rate / (1 - rate) < rounding:
+                self._inverse_MM = inverse_MM
+                return True
+        return False
 
     def _forget(self) -> None:
         """The next forward solves anew."""
