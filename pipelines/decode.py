@@ -144,6 +144,10 @@ class Video:
             raise ValueError("what was found is known only after the last frame; iterate over the video first")
         return self._summary
 
+    def kill(self) -> None:
+        """Ends the decoding from another thread: the one that iterates gets DecoderDied. close is still due."""
+        self._worker.kill()
+
     def close(self) -> None:
         """Ends the worker, at once if it still runs."""
         self._worker.close()

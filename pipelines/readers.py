@@ -9,6 +9,7 @@ A frame that is not sampled is decoded, because others refer to it, but not copi
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from pipelines.video import VideoInfo
 _DECORD_READS = {"mp4", "matroska", "avi", "flv"}
 _DECORD_LACKS = {"av1", "libdav1d", "libaom-av1"}
 _DECORD_MIN_SIDE = 17
+_MATROSKA_DURATION = re.compile(r"([0-9]{1,9}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]{0,9})?)")
 _MAY_START_ANEW = {"mpegts", "mpegps", "flv", "h264", "hevc", "mpegvideo"}
 """Without an index for the whole: a recorder that starts again, or files joined end to end, start the times again."""
 _ANEW_AFTER = 5
@@ -132,8 +134,8 @@ class PyavReader:
         stream = self._stream
         if stream.duration and stream.time_base and not edited:
             return max(0.0, float(stream.duration * stream.time_base))
-        if tag := stream.metadata.get("DURATION"):
-            hours, minutes, seconds = tag.split(":")
+        if tag := _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", "")):
+            hours, minutes, seconds = tag.groups()
             return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         return self._input.duration / av.time_base if self._input.duration else None
 

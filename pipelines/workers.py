@@ -83,6 +83,11 @@ class Worker:
     def __del__(self) -> None:
         self.close()
 
+    def kill(self) -> None:
+        """Kills the worker; who waits for it gets DecoderDied. The one method that any thread may call; close is still due."""
+        with contextlib.suppress(OSError):  # already gone
+            self._status.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Kills the worker if it still runs, and returns when it is gone."""
         if self._closed:
