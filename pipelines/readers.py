@@ -226,7 +226,7 @@ class DecordReader:
             count = len(self._reader)
             # Fails when the header counts more frames than there are; asking decord for those can hang.
             times = self._reader.get_frame_timestamp(np.arange(count)).astype(np.float64)
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
+        except (decord.DECORDError, RuntimeError, IndexError, MemoryError) as error:
             raise ReaderFailed("decord cannot open it") from error
         if count == 0 or times.shape != (count, 2) or not np.isfinite(times).all():
             raise ReaderFailed("decord finds no times")
@@ -251,7 +251,7 @@ class DecordReader:
                 self._reader.next()
                 self._position += 1
             pixels = self._reader.next().asnumpy()
-        except (decord.DECORDError, RuntimeError, StopIteration) as error:
+        except (decord.DECORDError, RuntimeError, StopIteration, MemoryError) as error:  # PyAV needs less memory
             raise ReaderFailed(f"decord stops at frame {index}") from error
         self._position = index + 1
         return pixels

@@ -106,12 +106,11 @@ class WorkerParent:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._owner = 0
 
     def start(self) -> None:
         """Starts the process unless it runs; the first video then need not wait. Raises DecoderUnavailable."""
         with self._lock:
-            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            if self._process is None or self._process.poll() is not None:
                 if self._socket is not None:
                     self._socket.close()
                 self._start()
@@ -143,6 +142,16 @@ class WorkerParent:
                 theirs.close()
         raise AssertionError("unreachable")
 
+    def forget(self) -> None:
+        """In a process that was forked off this one: leaves the parent of workers to its owner, whatever was going on."""
+        self._lock = threading.Lock()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.returncode = 0  # not ours to wait for
+            self._process = None
+
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
@@ -172,7 +181,7 @@ class WorkerParent:
             self._process = None
             raise DecoderUnavailable("The process that decodes video cannot be started; its error output says why.")
         ours.settimeout(None)
-        self._socket, self._owner = ours, os.getpid()
+        self._socket = ours
 
     def stop(self) -> None:
         """Ends the process and with it all workers."""
@@ -180,7 +189,7 @@ class WorkerParent:
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
-            if self._process is not None and self._owner == os.getpid():
+            if self._process is not None:
                 try:
                     self._process.wait(5.0)
                 except subprocess.TimeoutExpired:
@@ -193,3 +202,4 @@ workers = WorkerParent()
 """One for this process."""
 
 atexit.register(workers.stop)
+os.register_at_fork(after_in_child=workers.forget)

@@ -4,6 +4,7 @@ Videos: tests/assets.py. Frames show their numbers, so each test reads off the p
 """
 
 import gc
+import multiprocessing
 import os
 import signal
 import threading
@@ -287,6 +288,7 @@ def test_memory_is_part_of_the_budget(format, tmp_path):
     with pytest.raises(DecodeMemory):
         read(large.path, budget=Budget(memory=48 << 20))
     assert len(read(large.path)[0]) == 1
+    assert len(read(large.path, budget=Budget(memory=256 << 20))[0]) == 1  # too little for decord, enough for PyAV
 
 
 @pytest.mark.parametrize(
@@ -442,6 +444,26 @@ def test_many_videos_at_once_do_not_mix(named):
     for thread in threads:
         thread.join()
     assert together == [True] * 24
+
+
+def test_a_forked_process_has_workers_of_its_own(named):
+    """As data loaders and servers with several processes fork; the first process goes on undisturbed."""
+    path = named("fps24.mp4").path
+    expected = read(path)[0]
+    before = workers._process.pid
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    process = fork.Process(target=lambda: results.put((read(path)[0], workers._process.pid)))
+    process.start()
+    frames, pid = results.get()
+    process.join(20)
+
+    assert frames == expected
+    assert pid != before
+    assert process.exitcode == 0
+    assert wait_until(lambda: not psutil.pid_exists(pid))
+    assert read(path)[0] == expected
+    assert workers._process.pid == before
 
 
 def test_the_cost_of_a_worker_is_small(named):
