@@ -1,7 +1,7 @@
 """Our own small backbone: a clip's frames side by side as channels, then a residual network of plain convolutions.
 
-Early fusion in the manner of a (2+1)D stem: the first convolution sees all T frames of a pixel, so that its filters are
-differences in time as well as edges; one pass then serves the whole clip, and T frames cost as much as one. Plain 3x3
+Early fusion: the first convolution sees all T frames of a pixel, as their mean and their differences; one pass then serves the
+whole clip, and T frames cost as much as one. Plain 3x3
 convolutions, since on a CPU they run several times closer to the machine's peak than depthwise ones.
 Shapes: B clips, T frames, H x W pixels, C channels, F feature width.
 """
@@ -24,6 +24,8 @@ SPEC = ClipSpec(
     feature_width=256,
 )
 WIDTHS = (32, 48, 96, 192)
+MOTION_GAIN = 3.0
+"""By how much changes are amplified: between two frames an eighth of a second apart they are small."""
 
 
 class Residual(nn.Module):
@@ -39,6 +41,28 @@ class Residual(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y_BCHW = F.relu(self.first_norm(self.first(x_BCHW)))
         return F.relu(x_BCHW + self.second_norm(self.second(y_BCHW)))
+
+
+class MotionStem(nn.Conv2d):
+    """The first convolution, which sees a clip as its mean picture and the changes from frame to frame.
+
+    The mixing of the T frames is linear, so it is applied to the weights and costs nothing. Without it the network starts out
+    seeing what stands still, and takes long to find what moves.
+    """
+
+    mixing_CC: Tensor
+
+    def __init__(self, frames: int, width: int) -> None:
+        super().__init__(3 * frames, width, 3, stride=2, padding=1, bias=False)
+        mixing_TT = torch.zeros(frames, frames)
+        mixing_TT[0] = 1 / frames
+        for t in range(1, frames):
+            mixing_TT[t, t], mixing_TT[t, t - 1] = MOTION_GAIN, -MOTION_GAIN
+        self.register_buffer("mixing_CC", torch.kron(mixing_TT, torch.eye(3)), persistent=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        weight = torch.einsum("ochw,cd->odhw", self.weight, self.mixing_CC)
+        return F.conv2d(x_BCHW, weight, self.bias, self.stride, self.padding)
 
 
 class SmallBackbone(Backbone):

@@ -24,17 +24,17 @@ class _Section(BaseModel):
 class BackboneTraining(_Section):
     """Training of the backbone on single clips and their visible labels."""
 
-    steps: Annotated[int, Field(gt=0)] = 10_000
+    steps: Annotated[int, Field(gt=0)] = 8_000
     batch: Annotated[int, Field(gt=0)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    """Highest rate of the one-cycle schedule."""
+    """Highest rate; see train_backbone.warm_cosine."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Share of the old average kept at each step; the average is what is saved."""
     bf16: bool = True
     """Convolutions in bfloat16 where the processor has it; weights stay float32."""
-    checkpoint_every: Annotated[int, Field(gt=0)] = 1000
+    checkpoint_every: Annotated[int, Field(gt=0)] = 500
     """Steps between checkpoints and validations."""
 
 

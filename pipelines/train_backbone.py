@@ -66,7 +66,7 @@ def augment(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A clip cropped, mirrored, blurred or made grey, the same for all its frames: uint8[H, W, C] to the same."""
     height, width, channels = picture.shape
     if rng.random() < 0.7:
-        scale, stretch = rng.uniform(0.68, 1.0), rng.uniform(0.88, 1.0)
+        scale, stretch = rng.uniform(0.75, 1.0), rng.uniform(0.88, 1.0)
         h, w = int(height * scale), int(width * scale)
         h, w = (int(h * stretch), w) if rng.random() < 0.5 else (h, int(w * stretch))
         y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
@@ -133,6 +133,14 @@ def _batches(
         stop.set()
 
 
+def warm_cosine(step: int, steps: int, *, warm: float = 0.06) -> float:
+    """Share of the highest learning rate at a step: up in a line over the first `warm` of all steps, down in a cosine."""
+    first = max(1, round(warm * steps))
+    if step < first:
+        return (step + 1) / first
+    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first)))
+
+
 class Network(nn.Module):
     """A backbone with a linear head for training."""
 
@@ -192,16 +200,12 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=options.learning_rate,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.learning_rate, total_steps=options.steps, pct_start=0.15
-    )
     first = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         first = state["step"]
         log.info("resumed at step %d", first)
     writer = SummaryWriter(str(config.run / "tensorboard" / "backbone"))
@@ -216,10 +220,11 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             scores = network(x_BCHW)
         loss = F.cross_entropy(scores.float(), torch.from_numpy(targets), label_smoothing=options.label_smoothing)
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * warm_cosine(step, options.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        schedule.step()
         # The average starts as the network itself and slows down as it fills.
         keep = min(options.ema, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -240,8 +245,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
             part = state_file.with_suffix(".part")
             torch.save(
                 {
-                    "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(), "step": step + 1,
+                    "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
                 },
                 part,
             )  # fmt: skip

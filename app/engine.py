@@ -1,0 +1,93 @@
+"""Where videos are labelled: a bounded number at a time, each in a thread, others waiting in a bounded queue.
+
+Labelling is blocking work (a pipe to a decoder, networks), the service is asyncio: the hand-over between them happens here
+and nowhere else.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.problems import Busy
+from app.settings import Settings, use_threads
+from models import checkpoint
+from models.errors import CrtError
+from pipelines.label import Labelling, VideoResult
+from pipelines.recognizer import Recognizer
+from pipelines.streaming import SegmentResult
+from pipelines.workers import workers
+
+
+class Engine:
+    """The model, ready, and the places where it works. An async context manager: what runs ends with it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Loads the model. Raises BadCheckpoint."""
+        use_threads(settings.threads)
+        self.recognizer = Recognizer(checkpoint.load(settings.model))
+        self._budget = settings.budget
+        self._most = settings.videos + settings.waiting
+        self._inside = 0
+        self._places = asyncio.Semaphore(settings.videos)
+        self._threads = ThreadPoolExecutor(settings.videos, thread_name_prefix="label")
+        self._running: set[Labelling] = set()
+
+    async def __aenter__(self) -> Self:
+        # The first upload need not wait for the process that decodes.
+        await asyncio.get_running_loop().run_in_executor(self._threads, workers.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for labelling in self._running:
+            labelling.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def admit(self) -> Iterator[None]:
+        """A place for one video, from before its upload on. Raises Busy when all are taken."""
+        if self._inside >= self._most:
+            raise Busy(
+                f"{self._inside} videos are being labelled or wait for it, and no more may wait. Try again in {Busy.retry_after} s."
+            )
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    async def label(self, path: Path) -> AsyncGenerator[SegmentResult | VideoResult, None]:
+        """The segments of a video as they are made, then its result. Raises VideoError.
+
+        Closing the iterator ends the decoding at once.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._places:
+            labelling = await loop.run_in_executor(
+                self._threads, lambda: Labelling(path, self.recognizer, budget=self._budget)
+            )
+            self._running.add(labelling)
+            segments = iter(labelling)
+            pending: asyncio.Future[SegmentResult | None] | None = None
+            try:
+                while True:
+                    pending = loop.run_in_executor(self._threads, next, segments, None)
+                    segment = await asyncio.shield(pending)
+                    pending = None
+                    if segment is None:
+                        break
+                    yield segment
+                yield labelling.result
+            finally:
+                self._running.discard(labelling)
+                if pending is not None and not pending.done():
+                    labelling.kill()
+                    # The thread comes back at once, its decoder being gone; what it says no longer interests.
+                    with contextlib.suppress(CrtError):
+                        await asyncio.shield(pending)
+                labelling.close()

@@ -1,0 +1,34 @@
+"""What the service is and how it is."""
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+
+from app import schemas
+from app.engine import Engine
+from pipelines.workers import workers
+
+router = APIRouter()
+
+
+@router.get("/v1/model", summary="The model's card")
+async def model(request: Request) -> schemas.ModelCard:
+    """Labels, rate, frame size, segment length, data and measured accuracy."""
+    engine: Engine = request.state.engine
+    model, spec = engine.recognizer.model, engine.recognizer.spec
+    return schemas.ModelCard(
+        name=model.name, digest=model.digest, labels=list(model.labels), background=model.background, rate=spec.rate,
+        frame_size=schemas.Size(width=spec.width, height=spec.height), clip_frames=spec.frames, segment_clips=model.segment,
+        segment_seconds=model.segment * spec.clip_seconds, memory_bytes=model.memory * 4, card=model.card,
+    )  # fmt: skip
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz() -> schemas.Health:
+    return schemas.Health(status="ok")
+
+
+@router.get("/readyz", summary="Can it label videos?")
+async def readyz(request: Request) -> schemas.Health:
+    """Answers 503 with the code decoder_unavailable when no video can be decoded. The model is there: without it nothing starts."""
+    await run_in_threadpool(workers.start)
+    return schemas.Health(status="ready")

@@ -1,0 +1,132 @@
+"""JSON in and out, as the API's documentation shows it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ModelName(_Schema):
+    """Which model gave an answer."""
+
+    name: str
+    digest: str
+    """sha256 of all that changes a score."""
+
+
+class VideoFacts(_Schema):
+    """What was found in the video."""
+
+    duration: float
+    """Seconds, from the first frame to the end of the last one."""
+    fps: float
+    """Frames per second, on average."""
+    width: int
+    """Of the upright picture, in pixels."""
+    height: int
+    frames: int
+    """Frames decoded."""
+    sampled: int
+    """Frames at the model's rate."""
+
+
+class Label(_Schema):
+    label: str
+    score: float
+    """Probability, 0 to 1."""
+
+
+class Segment(_Schema):
+    """What the model says of a few seconds, in the light of all before."""
+
+    index: int
+    start: float
+    """Seconds of presentation time, from the first frame."""
+    end: float
+    labels: list[Label]
+    """Best first, background included."""
+
+
+class Event(_Schema):
+    """A run of one label."""
+
+    label: str
+    start: float
+    end: float
+    confidence: float
+    """Mean score over the run."""
+
+
+class Warning_(_Schema):  # noqa: N801 - Python has a Warning of its own
+    """Something that the labels do not cover."""
+
+    code: str
+    """video_truncated, video_damaged or video_timestamps."""
+    detail: str
+
+
+class Timing(_Schema):
+    """Where the time went, in seconds."""
+
+    decode: float
+    features: float
+    crt: float
+    total: float
+
+
+class ClipAnswer(_Schema):
+    """A labelled video."""
+
+    model: ModelName
+    video: VideoFacts
+    labels: list[Label]
+    """Of the whole video, best first: the mean over its segments, background left out."""
+    segments: list[Segment]
+    events: list[Event]
+    warnings: list[Warning_]
+    timing: Timing
+
+
+class Size(_Schema):
+    width: int
+    height: int
+
+
+class ModelCard(ModelName):
+    """The model that is served."""
+
+    labels: list[str]
+    background: str | None
+    """The label that says that nothing happens."""
+    rate: float
+    """Frames sampled a second."""
+    frame_size: Size
+    """Of the pictures that the model sees."""
+    clip_frames: int
+    """T, frames in a clip."""
+    segment_clips: int
+    """L, clips in a segment."""
+    segment_seconds: float
+    memory_bytes: int
+    """Of the memory that one segment hands to the next."""
+    card: dict[str, Any]
+    """Data, method and measured accuracy."""
+
+
+class Problem(_Schema):
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    """For people: what was wrong and what would be right."""
+    code: str
+    """For programs: stable."""
+
+
+class Health(_Schema):
+    status: str

@@ -1,0 +1,80 @@
+"""Every CRT_* environment variable, documented where it is defined."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import CrtError
+from pipelines.label import BUNDLED
+from pipelines.video import Budget
+
+PREFIX = "CRT_"
+
+
+class BadSetting(CrtError):  # noqa: N818 - named after what is wrong
+    """An environment variable is unknown or has an impossible value."""
+
+    code = "setting_bad"
+
+
+class Settings(BaseSettings):
+    """The service's settings. Use `Settings.read()`, which also finds misspelt names."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+
+    model: Path = BUNDLED
+    """Folder of the model to serve (model.safetensors and config.json)."""
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Processor cores that the networks may use."""
+    videos: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Videos decoded and labelled at the same time; others wait."""
+    waiting: Annotated[int, Field(ge=0, le=10_000)] = 64
+    """Uploads that may wait for their turn; one more is refused with 503."""
+    upload_bytes: Annotated[int, Field(ge=1)] = 4 << 30
+    """Largest upload, in bytes."""
+    spool: Path | None = None
+    """Folder for uploads while they are being labelled; the system's temporary folder by default."""
+    video_seconds: Annotated[float, Field(gt=0)] = Budget().duration
+    """Longest video, in seconds of presentation time."""
+    video_frames: Annotated[int, Field(gt=0)] = Budget().frames
+    """Most frames of a video."""
+    decode_seconds: Annotated[float, Field(gt=0)] = Budget().seconds
+    """Longest that the service waits for a video's frames altogether, in seconds of wall clock."""
+    decode_bytes: Annotated[int, Field(gt=0)] = Budget().memory
+    """Memory that decoding one video may take, in bytes."""
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    """debug, info, warning or error."""
+
+    @property
+    def budget(self) -> Budget:
+        """What decoding one upload may cost."""
+        return Budget(
+            seconds=self.decode_seconds, memory=self.decode_bytes, duration=self.video_seconds, frames=self.video_frames
+        )
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """The settings that the environment gives. Raises BadSetting for a wrong value and for a name that means nothing."""
+        names = {PREFIX + name.upper() for name in cls.model_fields}
+        for name in os.environ if environment is None else environment:
+            if name.upper().startswith(PREFIX) and name.upper() not in names:
+                near = difflib.get_close_matches(name.upper(), names, 1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
+                raise BadSetting(f"there is no setting {name}; {hint}")
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX
+            raise BadSetting(f"{name}={first.get('input')!r}: {first['msg']}") from error
+
+
+def use_threads(count: int) -> None:
+    """Gives the networks `count` cores, in this process."""
+    torch.set_num_threads(count)

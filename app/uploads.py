@@ -1,0 +1,166 @@
+"""A request's body to a file on disk, as it comes in: memory stays flat whatever the upload's size.
+
+Two kinds of body: `multipart/form-data` with the field `video`, and the video itself (`video/*` or `application/octet-stream`).
+The file is gone when the block ends, however it ends.
+"""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+import python_multipart as multipart
+from anyio import to_thread
+from fastapi import Request
+from python_multipart.exceptions import MultipartParseError
+
+from app.problems import UnsupportedUpload, UploadMalformed, UploadMissing, UploadTooLarge
+
+FIELD = "video"
+_BLOCK = 1 << 20
+
+
+@asynccontextmanager
+async def received(request: Request, *, most: int, folder: Path | None) -> AsyncIterator[Path]:
+    """The upload as a file in `folder`, while the block lasts.
+
+    Raises UploadTooLarge beyond `most` bytes, UploadMissing, UploadMalformed or UnsupportedUpload.
+    """
+    kind, options = multipart.multipart.parse_options_header(request.headers.get("content-type"))
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > most + (1 << 16):
+        raise _too_large(most)
+    if kind != b"multipart/form-data" and not kind.startswith(b"video/") and kind != b"application/octet-stream":
+        told = kind.decode("latin-1") or "none"
+        raise UnsupportedUpload(
+            f"The Content-Type is {told}. Send multipart/form-data with a file in the field `{FIELD}` "
+            "(curl -F video=@kitchen.mp4 ...), or the video itself as video/mp4 or application/octet-stream."
+        )
+    # By name, not by descriptor: the decoder's worker opens it itself.
+    file = tempfile.NamedTemporaryFile(dir=folder, prefix="crt-upload-", suffix=".video", delete=False)  # noqa: SIM115 - closed below
+    try:
+        with file:
+            if kind == b"multipart/form-data":
+                await _form(request, options.get(b"boundary"), file, most)
+            else:
+                await _raw(request, file, most)
+        yield Path(file.name)
+    finally:
+        os.unlink(file.name)
+
+
+def _too_large(most: int) -> UploadTooLarge:
+    return UploadTooLarge(
+        f"The upload is larger than this service takes ({most} bytes). Send a shorter or smaller video."
+    )
+
+
+class _Writer:
+    """Writes blocks to a file in another thread, so that a slow disk holds up nobody else."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self.file, self.most, self.size = file, most, 0
+        self._waiting = bytearray()
+
+    def take(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.size > self.most:
+            raise _too_large(self.most)
+        self._waiting += data
+
+    async def flush(self, *, all_: bool = False) -> None:
+        if len(self._waiting) >= _BLOCK or (all_ and self._waiting):
+            data, self._waiting = bytes(self._waiting), bytearray()
+            await to_thread.run_sync(self.file.write, data)
+
+
+async def _raw(request: Request, file: IO[bytes], most: int) -> None:
+    writer = _Writer(file, most)
+    async for chunk in request.stream():
+        writer.take(chunk)
+        await writer.flush()
+    await writer.flush(all_=True)
+    if writer.size == 0:
+        raise UploadMissing("The body is empty. Send the video's bytes.")
+
+
+class _FormReader:
+    """The parser's callbacks: the one file in the field `video` goes to the writer, other fields are passed over."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self.writer = writer
+        self.found = 0
+        self.others: list[str] = []
+        self.ended = False
+        self._name, self._value = bytearray(), bytearray()
+        self._wanted = False
+
+    def on_part_begin(self) -> None:
+        self._wanted = False
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if bytes(self._name).lower() == b"content-disposition":
+            _, options = multipart.multipart.parse_options_header(bytes(self._value))
+            field = options.get(b"name", b"").decode("utf-8", "replace")
+            self._wanted = field == FIELD
+            if self._wanted:
+                self.found += 1
+                if self.found > 1:
+                    raise UploadMalformed(f"The form has more than one `{FIELD}`. Send one video a request.")
+            else:
+                self.others.append(field)
+        self._name, self._value = bytearray(), bytearray()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._wanted:
+            self.writer.take(data[start:end])
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _form(request: Request, boundary: bytes | None, file: IO[bytes], most: int) -> None:
+    if not boundary:
+        raise UploadMalformed(
+            "The Content-Type multipart/form-data has no boundary. Let your client set the header itself."
+        )
+    writer = _Writer(file, most)
+    reader = _FormReader(writer)
+    parser = multipart.MultipartParser(
+        boundary,
+        {
+            "on_part_begin": reader.on_part_begin, "on_header_field": reader.on_header_field,
+            "on_header_value": reader.on_header_value, "on_header_end": reader.on_header_end,
+            "on_part_data": reader.on_part_data, "on_end": reader.on_end,
+        },
+    )  # fmt: skip
+    received = 0
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            # Other fields count as well, or a form of them alone would have no end.
+            if received > most + (1 << 16):
+                raise _too_large(most)
+            parser.write(chunk)
+            await writer.flush()
+        parser.finalize()
+    except MultipartParseError as error:
+        raise UploadMalformed(f"The multipart body cannot be taken apart: {error}") from error
+    await writer.flush(all_=True)
+    if reader.found == 0:
+        there = f"; it has {', '.join(map(repr, reader.others))}" if reader.others else ""
+        raise UploadMissing(
+            f"The form has no field `{FIELD}`{there}. Send the file in it: curl -F {FIELD}=@kitchen.mp4 ..."
+        )
+    if not reader.ended:
+        raise UploadMalformed("The multipart body breaks off before its last boundary. Send it again.")
+    if writer.size == 0:
+        raise UploadMissing(f"The field `{FIELD}` is empty. Send a file in it.")

@@ -1,0 +1,236 @@
+"""The whole way for a file: `python -m pipelines.label FILE`, and what the service does with an upload.
+
+Segments come as they are made; the result follows the last one. A label's score is the mean of the segments' probabilities, each
+segment weighted by its clips. The background is a label of segments, not of a whole video: it is left out there, and what is
+left is not scaled up, so that a video in which little happens has low scores.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from models import checkpoint
+from models.errors import CrtError
+from pipelines.decode import Video, open_video
+from pipelines.events import Event, EventOptions
+from pipelines.frames import Clip
+from pipelines.recognizer import Recognizer
+from pipelines.streaming import Segment, SegmentResult, Step, Stream, StreamState
+from pipelines.video import Budget, VideoSummary, VideoWarning
+
+BUNDLED = Path(__file__).parent.parent / "models" / "bundled"
+"""The model that ships with the project."""
+CLIPS_A_CALL = 16
+"""Clips that go through the backbone together, after the first segment: more fill the processor better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Where the time went, in seconds."""
+
+    decode: float
+    """Waiting for frames; decoding runs in a process of its own, beside the rest."""
+    features: float
+    crt: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VideoResult:
+    """What a whole video gave."""
+
+    video: VideoSummary
+    scores_C: np.ndarray
+    """float64[C]: mean over the segments, see above."""
+    segments: tuple[SegmentResult, ...]
+    events: tuple[Event, ...]
+    warnings: tuple[VideoWarning, ...]
+    timing: Timing
+
+
+class Labelling:
+    """A video being labelled: iterate once for its segments, then read `result`. Closing it ends the decoding at once."""
+
+    def __init__(
+        self, path: Path, recognizer: Recognizer, *, budget: Budget | None = None, events: EventOptions | None = None
+    ) -> None:
+        """Raises VideoError when no frame can be had."""
+        self._started = time.perf_counter()
+        self._recognizer = recognizer
+        self._features = self._crt = 0.0
+        self._result: VideoResult | None = None
+        state = StreamState(memory_M=recognizer.initial_memory())
+        self._stream = Stream(
+            recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background, state, events=events
+        )
+        self._segments: list[SegmentResult] = []
+        self._events: list[Event] = []
+        self.video: Video = open_video(path, spec=recognizer.spec, budget=budget)
+
+    def __iter__(self) -> Iterator[SegmentResult]:
+        """Segments as they are made. Raises VideoError when the video goes over its budget."""
+        due: list[Clip] = []
+        for frame, ticks in self.video:
+            due += self._stream.push(frame, ticks)
+            # The first label should come soon; later ones come by the batch.
+            if len(due) >= (CLIPS_A_CALL if self._segments else self._recognizer.segment):
+                yield from self._advance(due)
+                due = []
+        due += self._stream.finish()
+        yield from self._advance(due)
+        if (rest := self._stream.rest()) is not None:
+            yield self._step(rest).result
+        self._events += [change.event for change in self._stream.close()]
+        summary, scores = self.video.summary, self._stream.mean_scores()
+        assert scores is not None  # a video without a frame has raised before
+        total = time.perf_counter() - self._started
+        timing = Timing(
+            decode=max(total - self._features - self._crt, 0.0), features=self._features, crt=self._crt, total=total
+        )
+        self._result = VideoResult(
+            video=summary, scores_C=scores, segments=tuple(self._segments), events=tuple(self._events),
+            warnings=tuple(self.video.warnings), timing=timing,
+        )  # fmt: skip
+
+    def _advance(self, clips: list[Clip]) -> Iterator[SegmentResult]:
+        if not clips:
+            return
+        began = time.perf_counter()
+        features_NF = self._recognizer.features(np.stack([clip.pixels for clip in clips]))
+        self._features += time.perf_counter() - began
+        for clip, feature_F in zip(clips, features_NF, strict=True):
+            if (segment := self._stream.add(clip, feature_F)) is not None:
+                yield self._step(segment).result
+
+    def _step(self, segment: Segment) -> Step:
+        began = time.perf_counter()
+        prediction = self._recognizer.advance(segment.features_LF[None], segment.memory_M[None], segment.mask_L[None])
+        self._crt += time.perf_counter() - began
+        step = self._stream.advance(segment, prediction.scores_BC[0], prediction.memory_BM[0])
+        self._segments.append(step.result)
+        self._events += [change.event for change in step.events if change.state == "ended"]
+        return step
+
+    @property
+    def result(self) -> VideoResult:
+        """The whole video's; there after the last segment."""
+        if self._result is None:
+            raise RuntimeError("the result is there after the last segment: iterate first")
+        return self._result
+
+    def kill(self) -> None:
+        """Ends the labelling from another thread: the one that iterates gets DecoderDied. close is still due."""
+        self.video.kill()
+
+    def close(self) -> None:
+        """Ends the decoding, at once if it still runs."""
+        self.video.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def ranked(
+    scores_C: np.ndarray, labels: tuple[str, ...], top_k: int, *, without: str | None = None
+) -> list[dict[str, Any]]:
+    """The `top_k` best labels with their scores, best first; `without` is left out."""
+    order = [i for i in np.argsort(-scores_C, kind="stable") if labels[i] != without]
+    return [{"label": labels[i], "score": round(float(scores_C[i]), 6)} for i in order[:top_k]]
+
+
+def describe_segment(segment: SegmentResult, labels: tuple[str, ...], top_k: int) -> dict[str, Any]:
+    """A segment as JSON values."""
+    return {
+        "index": segment.index, "start": round(segment.start, 6), "end": round(segment.end, 6),
+        "labels": ranked(segment.scores_C, labels, top_k),
+    }  # fmt: skip
+
+
+def describe(result: VideoResult, recognizer: Recognizer, top_k: int) -> dict[str, Any]:
+    """A result as JSON values: what POST /v1/clips answers."""
+    video, labels = result.video, recognizer.labels
+    return {
+        "model": {"name": recognizer.model.name, "digest": recognizer.model.digest},
+        "video": {
+            "duration": round(video.duration, 6), "fps": round(video.fps, 6), "width": video.width, "height": video.height,
+            "frames": video.frames, "sampled": video.sampled,
+        },
+        "labels": ranked(result.scores_C, labels, top_k, without=recognizer.background),
+        "segments": [describe_segment(segment, labels, top_k) for segment in result.segments],
+        "events": [
+            {"label": e.label, "start": round(e.start, 6), "end": round(e.end, 6), "confidence": round(e.confidence, 6)} for e in result.events
+        ],
+        "warnings": [{"code": warning.code, "detail": warning.detail} for warning in result.warnings],
+        "timing": {name: round(getattr(result.timing, name), 6) for name in ("decode", "features", "crt", "total")},
+    }  # fmt: skip
+
+
+def _print(answer: dict[str, Any]) -> None:
+    video = answer["video"]
+    print(
+        f"{video['duration']:.1f} s, {video['width']}x{video['height']}, {video['frames']} frames, {video['sampled']} sampled"
+    )
+    print("\nThe whole video")
+    for one in answer["labels"]:
+        print(f"  {one['score']:6.1%}  {one['label']}")
+    print("\nEvents" if answer["events"] else "\nNo events")
+    for event in answer["events"]:
+        print(f"  {event['start']:7.1f} to {event['end']:7.1f} s  {event['label']:18} {event['confidence']:6.1%}")
+    for warning in answer["warnings"]:
+        print(f"\nWarning ({warning['code']}): {warning['detail']}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.label", description="Labels what people do in a video.")
+    parser.add_argument("video", type=Path)
+    parser.add_argument(
+        "--model", type=Path, default=BUNDLED, help="a checkpoint's folder (default: the bundled model)"
+    )
+    parser.add_argument("--top-k", type=int, default=3, help="labels to show (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON, as POST /v1/clips does")
+    parser.add_argument("--threads", type=int, help="processor cores to use (default: all)")
+    args = parser.parse_args()
+    if args.top_k < 1:
+        parser.error(f"--top-k must be at least 1, got {args.top_k}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        recognizer = Recognizer(checkpoint.load(args.model))
+        with Labelling(args.video, recognizer) as labelling:
+            duration = labelling.video.info.duration
+            shape = (
+                "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]" if duration else "{n:.0f} s [{elapsed}]"
+            )
+            with tqdm(total=duration, bar_format=shape, disable=None) as bar:
+                for segment in labelling:
+                    bar.update(segment.end - bar.n)
+            answer = describe(labelling.result, recognizer, args.top_k)
+    except CrtError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        _print(answer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
