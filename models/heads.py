@@ -1,5 +1,4 @@
 """From features to class scores: the video classifier around the CRT."""
-# ruff: noqa: N815 - tensors carry their shape in the name, fields of VideoOutput too
 
 from typing import Annotated, NamedTuple
 
