@@ -26,10 +26,12 @@ class BackboneTraining(_Section):
 
     steps: Annotated[int, Field(gt=0)] = 8_000
     batch: Annotated[int, Field(gt=0)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Highest rate; see train_backbone.warm_cosine."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    joints: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of finding the joints, beside naming the activity; where a data set does not know them it has no effect."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Share of the old average kept at each step; the average is what is saved."""
     bf16: bool = True

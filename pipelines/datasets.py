@@ -43,6 +43,8 @@ class LabelledVideo:
     """What a person would call it, in order of time."""
     visible: tuple[Span, ...]
     """What can be told from the picture alone: what a backbone, which has no memory, can be asked to know."""
+    poses: Path | None = None
+    """Where the person's joints are, float[N, joints, 3] as homesim's Performance.poses gives; None where nobody knows."""
 
 
 def label_at(spans: Iterable[Span], time: float) -> str:
@@ -92,5 +94,7 @@ def read_homesim(folder: Path) -> list[LabelledVideo]:
                     for s in visible
                     if not s.label.startswith("Take.")
                 )
-            videos.append(LabelledVideo(path, f"{row['kind']}/{path.stem}", row["split"], label, spans, visible))
+            poses = folder / "poses" / f"{path.stem}.npy"
+            name = f"{row['kind']}/{path.stem}"
+            videos.append(LabelledVideo(path, name, row["split"], label, spans, visible, poses if poses.exists() else None))
     return sorted(videos, key=lambda video: video.name)

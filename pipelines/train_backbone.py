@@ -1,8 +1,9 @@
 """Trains a backbone on single clips: what can be told from half a second of pictures, without a past.
 
 The labels are the visible ones, in which fetching a cup and fetching a can differ and drinking from either does not; what has
-to be remembered is left to the CRT. Runs resume from RUN/backbone.pt at the step where they stopped.
-Shapes: B clips, H x W pixels, C = T x 3 channels, K classes.
+to be remembered is left to the CRT. Where a data set knows the joints, they teach the backbone where to look: from labels
+alone it takes very long to find a person in a room. Runs resume from RUN/backbone.pt at the step where they stopped.
+Shapes: B clips, H x W pixels, C = T x 3 channels, K classes, J joints, Y x X cells.
 """
 
 import copy
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models.small import SPEC, SmallBackbone
+from models.small import SPEC, WIDTHS, SmallBackbone
 from pipelines.config import Config
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
+from pipelines.homesim.scenario import MIRRORED, POSE_RATE
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +38,24 @@ class ClipTable:
         self, videos: list[LabelledVideo], files: dict[str, Path], labels: list[str], clip_seconds: float
     ) -> None:
         self.arrays: list[np.ndarray] = []
-        where, targets = [], []
+        where, targets, joints = [], [], []
+        nowhere = np.full((len(MIRRORED), 3), np.nan, np.float32)
         for index, video in enumerate(videos):
             array = np.load(files[video.name], mmap_mode="r")
             self.arrays.append(array)
+            poses = (
+                np.load(video.poses).astype(np.float32) if video.poses is not None else np.empty((0, *nowhere.shape))
+            )
             for clip in range(len(array)):
                 where.append((index, clip))
-                targets.append(labels.index(label_at(video.visible, (clip + 0.5) * clip_seconds)))
+                middle = (clip + 0.5) * clip_seconds
+                targets.append(labels.index(label_at(video.visible, middle)))
+                at = round(middle * POSE_RATE)
+                joints.append(poses[at] if at < len(poses) else nowhere)
         self.where = np.array(where)
         self.targets = np.array(targets)
+        self.joints = np.stack(joints).astype(np.float32)
+        """float32[N, J, 3]: x, y as shares of the picture, height in metres; NaN where unknown or out of the picture."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -62,26 +73,36 @@ class ClipTable:
         return weights / weights.sum()
 
 
-def augment(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A clip cropped, mirrored, blurred or made grey, the same for all its frames: uint8[H, W, C] to the same."""
+def augment(picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A clip cropped, mirrored, blurred or made grey, the same for all its frames, and its joints with it.
+
+    uint8[H, W, C] and float32[J, 3] to the same.
+    """
     height, width, channels = picture.shape
+    joints = joints.copy()
     if rng.random() < 0.7:
         scale, stretch = rng.uniform(0.75, 1.0), rng.uniform(0.88, 1.0)
         h, w = int(height * scale), int(width * scale)
         h, w = (int(h * stretch), w) if rng.random() < 0.5 else (h, int(w * stretch))
         y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
         picture = cv2.resize(picture[y : y + h, x : x + w], (width, height), interpolation=cv2.INTER_LINEAR)
+        joints[:, 0] = (joints[:, 0] * width - x) / w
+        joints[:, 1] = (joints[:, 1] * height - y) / h
+        joints[((joints[:, :2] < 0) | (joints[:, :2] >= 1)).any(1)] = np.nan
     if rng.random() < 0.2:
-        small = cv2.resize(picture, None, fx=(f := rng.uniform(0.5, 0.9)), fy=f, interpolation=cv2.INTER_LINEAR)
+        f = rng.uniform(0.5, 0.9)
+        small = cv2.resize(picture, None, fx=f, fy=f, interpolation=cv2.INTER_LINEAR)
         picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.5:
         picture = picture[:, ::-1]
+        joints = joints[list(MIRRORED)]
+        joints[:, 0] = 1 - joints[:, 0]
     if rng.random() < 0.12:
         grey = picture.reshape(height, width, channels // 3, 3).mean(-1, keepdims=True)
         picture = (
             np.broadcast_to(grey, (height, width, channels // 3, 3)).reshape(height, width, channels).astype(np.uint8)
         )
-    return np.ascontiguousarray(picture)
+    return np.ascontiguousarray(picture), joints
 
 
 def recolour(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,9 +120,9 @@ def recolour(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
 
 def _batches(
     table: ClipTable, batch: int, seed: int, first: int, steps: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Batches for steps first..steps-1, each drawn from its own seed, made one thread ahead."""
-    ready: queue.Queue[tuple[np.ndarray, np.ndarray] | BaseException] = queue.Queue(maxsize=6)
+    ready: queue.Queue[tuple[np.ndarray, np.ndarray, np.ndarray] | BaseException] = queue.Queue(maxsize=6)
     weights, stop = table.weights().cumsum(), threading.Event()
 
     def work() -> None:
@@ -109,7 +130,8 @@ def _batches(
             for step in range(first, steps):
                 rng = np.random.default_rng([seed, step])
                 picks = np.minimum(np.searchsorted(weights, rng.random(batch)), len(table) - 1)
-                made = np.stack([augment(table.picture(i), rng) for i in picks]), table.targets[picks]
+                pairs = [augment(table.picture(i), table.joints[i], rng) for i in picks]
+                made = np.stack([p for p, _ in pairs]), table.targets[picks], np.stack([j for _, j in pairs])
                 while not stop.is_set():
                     try:
                         ready.put(made, timeout=0.5)
@@ -142,17 +164,38 @@ def warm_cosine(step: int, steps: int, *, warm: float = 0.06) -> float:
 
 
 class Network(nn.Module):
-    """A backbone with a linear head for training."""
+    """A backbone with what training needs on top: a linear head for labels and one for the height of each joint."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.backbone = SmallBackbone()
-        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(self.backbone.spec.feature_width, classes))
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(SPEC.feature_width, classes))
+        self.heights = nn.Linear(WIDTHS[2], 1)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Pictures in 0..1, T x 3 channels, channels_last, to scores float[B, K]."""
-        mean, std = self.backbone.spec.mean[0], self.backbone.spec.std[0]
-        return self.head(self.backbone.read((x_BCHW - mean) / std))
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures in 0..1, T x 3 channels, channels_last, to scores [B, K], places [B, J, Y, X] and heights [B, J]."""
+        mean, std = SPEC.mean[0], SPEC.std[0]
+        seen = self.backbone.read((x_BCHW - mean) / std)
+        return self.head(seen.features_BF), seen.places_BJYX, self.heights(seen.around_BJC)[..., 0]
+
+
+def joint_losses(places_BJYX: Tensor, heights_BJ: Tensor, joints_BJ3: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the queries are from their joints: cross-entropy over cells, and the error of heights in metres.
+
+    The target is a small bell about the joint, so that neighbouring cells are nearly right. Unknown joints do not count.
+    """
+    known_BJ = ~joints_BJ3[..., 0].isnan()
+    if not known_BJ.any():
+        return places_BJYX.sum() * 0, heights_BJ.sum() * 0
+    Y, X = places_BJYX.shape[2:]
+    joints_N3 = joints_BJ3[known_BJ]
+    columns_X, rows_Y = torch.arange(X) + 0.5, torch.arange(Y) + 0.5
+    across_NX = torch.exp(-((columns_X - joints_N3[:, :1] * X) ** 2) / (2 * 0.7**2))
+    down_NY = torch.exp(-((rows_Y - joints_N3[:, 1:2] * Y) ** 2) / (2 * 0.7**2))
+    bell_NYX = down_NY[:, :, None] * across_NX[:, None, :]
+    target_NP = (bell_NYX / bell_NYX.sum((1, 2), keepdim=True)).flatten(1)
+    scores_NP = places_BJYX[known_BJ].flatten(1).log_softmax(-1)
+    return -(target_NP * scores_NP).sum(1).mean(), F.smooth_l1_loss(heights_BJ[known_BJ], joints_N3[:, 2])
 
 
 @torch.inference_mode()
@@ -165,7 +208,7 @@ def accuracy(network: Network, table: ClipTable, classes: int, *, most: int, bf1
         some = picks[start : start + 64]
         x = torch.from_numpy(np.stack([table.picture(i) for i in some])).permute(0, 3, 1, 2).float() / 255
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            scores = network(x)
+            scores, _, _ = network(x)
         np.add.at(confusion, (table.targets[some], scores.float().argmax(1).numpy()), 1)
     present = confusion.sum(1) > 0
     return float((np.diag(confusion)[present] / confusion.sum(1)[present]).mean()), confusion
@@ -209,17 +252,19 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         first = state["step"]
         log.info("resumed at step %d", first)
     writer = SummaryWriter(str(config.run / "tensorboard" / "backbone"))
-    running = math.log(len(labels))
+    running, looking = math.log(len(labels)), 5.7
     bar = tqdm(total=options.steps, initial=first, desc="backbone", unit="step", smoothing=0.05)
-    for step, (pictures, targets) in enumerate(
+    for step, (pictures, targets, joints) in enumerate(
         _batches(tables["train"], options.batch, config.seed, first, options.steps), first
     ):
         network.train()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         x_BCHW = recolour(torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255), generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            scores = network(x_BCHW)
-        loss = F.cross_entropy(scores.float(), torch.from_numpy(targets), label_smoothing=options.label_smoothing)
+            scores, places, heights = network(x_BCHW)
+        naming = F.cross_entropy(scores.float(), torch.from_numpy(targets), label_smoothing=options.label_smoothing)
+        finding, height = joint_losses(places, heights.float(), torch.from_numpy(joints))
+        loss = naming + options.joints * (finding + height)
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_cosine(step, options.steps)
         optimizer.zero_grad(set_to_none=True)
@@ -233,11 +278,13 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
                     old.lerp_(new, 1 - keep)
                 else:
                     old.copy_(new)
-        running += 0.02 * (loss.item() - running)
+        running += 0.02 * (naming.item() - running)
+        looking += 0.02 * (finding.item() - looking)
         bar.update()
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{running:.3f}")
+            bar.set_postfix(loss=f"{running:.3f}", joints=f"{looking:.3f}")
             writer.add_scalar("loss", running, step)
+            writer.add_scalar("joints", looking, step)
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
             score, _ = accuracy(average, tables["validation"], len(labels), most=1500, bf16=options.bf16)
             writer.add_scalar("validation/mean_class_accuracy", score, step)

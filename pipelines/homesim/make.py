@@ -5,6 +5,7 @@ A data set is a folder:
     trimmed/LABEL_pNN_rNN_vNN_cNN.mp4       one activity each, 2 to 20 s
     untrimmed/PNN_RNN_VNN_CNN.mp4 and .csv  start,end,label in seconds; what no row covers is background
     visible/NAME.csv                        for every video, what can be seen without knowing the past
+    poses/NAME.npy                          for every video, where the person's joints are (Performance.poses)
     manifest.csv                            a row for each video
 """
 
@@ -54,6 +55,9 @@ def write_recording(recording: Recording, folder: Path, *, width: int, height: i
     video = folder / kind / f"{recording.name}.mp4"
     performance = Performance(recording, width=width, height=height, seed=seed)
     visible = folder / "visible" / f"{recording.name}.csv"
+    poses = folder / "poses" / f"{recording.name}.npy"
+    if not poses.exists():
+        np.save(poses, performance.poses().astype(np.float16))
     if not video.exists():
         crf = int(np.random.default_rng([seed, recording.take, recording.room]).integers(20, 32))
         _write_spans(visible, performance.spans(visible=True))
@@ -74,7 +78,7 @@ def make(
 
     What is there already is kept, so that an interrupted run goes on where it stopped.
     """
-    for name in ("trimmed", "untrimmed", "visible"):
+    for name in ("trimmed", "untrimmed", "visible", "poses"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows = []
     with ProcessPoolExecutor(workers) as pool:

@@ -7,6 +7,7 @@ people and rooms 70-99 with camera 2 test, so that a test shows a person, a room
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -22,6 +23,11 @@ from pipelines.homesim.stage import Stage
 SPLITS = {"train": (0, 60, (1, 3, 4, 6, 7)), "validation": (60, 70, (5,)), "test": (70, 100, (2,))}
 """For each split: first and last+1 number of people and of rooms, and the camera mounts."""
 _FPS = (10.0, 10.0, 10.0, 10.0, 12.5, 12.5, 15.0, 20.0)
+POSE_JOINTS = ("head", "chest", "pelvis", "hand_l", "hand_r", "knee_l", "knee_r", "ankle_l", "ankle_r")
+"""The joints whose places are written beside the videos; MIRRORED gives their order in a mirrored picture."""
+MIRRORED = (0, 1, 2, 4, 3, 6, 5, 8, 7)
+POSE_RATE = 8.0
+"""Poses a second."""
 _PERSON, _ROOM, _TAKE, _CAMERA = range(4)
 
 
@@ -80,7 +86,12 @@ class Performance:
         self.camera = self._aim(
             _rng(seed, _CAMERA, recording.room, recording.camera, recording.take, recording.person), width, height
         )
-        self.scene = Scene(self.room, self.camera, width, height, rng)
+        self._size, self._rng = (width, height), rng
+
+    @cached_property
+    def scene(self) -> Scene:
+        """Made at the first frame: who wants only labels and poses need not wait for it."""
+        return Scene(self.room, self.camera, *self._size, self._rng)
 
     def __len__(self) -> int:
         return len(self.track.root)
@@ -98,6 +109,21 @@ class Performance:
         """(start, end, label) in seconds, in order of time."""
         spans = self.track.visible if visible else self.track.labels
         return sorted((s.start / self.fps, s.end / self.fps, s.label) for s in spans if s.end > s.start)
+
+    def poses(self) -> np.ndarray:
+        """Where the person's joints are, POSE_RATE times a second: float32[N, len(POSE_JOINTS), 3].
+
+        x and y as shares of the picture's width and height, then the height above the floor in metres; NaN for a joint
+        outside the picture. Joints behind furniture are there.
+        """
+        count = int(len(self) / self.fps * POSE_RATE)
+        frames = np.minimum((np.arange(count) / POSE_RATE * self.fps).astype(int), len(self) - 1)
+        points = self.stage.joints[frames][:, [JOINT[name] for name in POSE_JOINTS]]
+        seen, depth = self.camera.project(points, self._size[0] / self._size[1])
+        out = np.concatenate([(seen + 1) / 2, points[..., 2:]], axis=-1).astype(np.float32)
+        there = (np.abs(seen) < 1).all(-1) & (depth > 0.2) & self.track.present[frames][:, None]
+        out[~there] = np.nan
+        return out
 
     def _aim(self, rng: np.random.Generator, width: int, height: int) -> Camera:
         """The first of some cameras that has the person in view nearly always; else the best of them."""

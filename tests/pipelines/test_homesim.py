@@ -71,7 +71,10 @@ def test_drinks_of_untrimmed_days_come_5_to_60_seconds_after_the_fetching():
         day = Performance(Recording(number, number, 0, 1, None, 200.0, fps=5.0), width=16, height=12)
         for start, _, label in day.spans():
             if label.startswith("Drink."):
-                gaps.append(start - max(end for _, end, seen in day.spans(visible=True) if seen.startswith("Take.") and end <= start))
+                gaps.append(
+                    start
+                    - max(end for _, end, seen in day.spans(visible=True) if seen.startswith("Take.") and end <= start)
+                )
     assert len(gaps) > 40
     assert np.mean([4 <= gap <= 62 for gap in gaps]) > 0.85
     assert min(gaps) < 15
@@ -137,7 +140,9 @@ def test_the_preview_command_draws_a_contact_sheet(tmp_path):
     """One row for each class and one for a day."""
     target = tmp_path / "sheet.png"
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-m", "pipelines.homesim", "preview", str(target)], cwd=root, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "pipelines.homesim", "preview", str(target)], cwd=root, check=True, capture_output=True
+    )
     with av.open(str(target)) as container:
         picture = next(container.decode(video=0))
     assert (picture.width, picture.height) == (240 * 6, 180 * (len(activities.LABELS) + 1))
