@@ -1,0 +1,425 @@
+"""POST /v1/clips through a real server process: both bodies, all forms of answer, every error, hostile and impatient clients."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from models import checkpoint
+from pipelines.frames import Frame
+from pipelines.label import Labelling, describe
+from pipelines.recognizer import Recognizer
+from pipelines.sample import fit
+from pipelines.streaming import Stream, StreamState
+from tests.app.conftest import LABELS, ROOT, Service, running
+
+KITCHEN = ROOT / "examples" / "kitchen.mp4"
+
+
+def post(client: httpx.Client, path: Path = KITCHEN, **more: object) -> httpx.Response:
+    with path.open("rb") as file:
+        return client.post("/v1/clips", files={"video": (path.name, file, "video/mp4")}, **more)
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict:
+    """The problem that an answer must be."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), body
+    assert body["type"] == "about:blank"
+    assert body["title"]
+    assert len(body["detail"]) > 10
+    return body
+
+
+def no_uploads_left(service: Service) -> bool:
+    for _ in range(50):
+        if not os.listdir(service.spool):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def encode(path: Path, seconds: float, *, size: tuple[int, int] = (64, 48), fps: int = 5) -> Path:
+    """A long video of few bytes."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(int(seconds * fps)):
+            pixels = np.full((size[1], size[0], 3), number % 200, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_form_gives_labels_segments_events_and_timing(client, service):
+    """Every field of the answer is there and right for the example."""
+    answer = post(client, params={"top_k": 3})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["model"]["name"] == "random"
+    assert body["model"]["digest"].startswith("sha256:")
+    with av.open(str(KITCHEN)) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    video = body["video"]
+    assert (video["frames"], video["width"], video["height"], video["fps"]) == (frames, 640, 480, 25.0)
+    assert video["duration"] == pytest.approx(frames / 25)
+    assert video["sampled"] == pytest.approx(video["duration"] * 8, abs=1)
+    assert [label["label"] for label in body["labels"]] != []
+    assert "Background" not in {label["label"] for label in body["labels"]}
+    assert len(body["labels"]) == 3
+    scores = [label["score"] for label in body["labels"]]
+    assert scores == sorted(scores, reverse=True)
+    ends = [0.0]
+    for index, segment in enumerate(body["segments"]):
+        assert segment["index"] == index
+        assert segment["start"] == pytest.approx(ends[-1])
+        ends.append(segment["end"])
+    assert ends[-1] == pytest.approx(video["duration"], abs=0.2)
+    for event in body["events"]:
+        assert event["label"] in LABELS[1:]
+        assert 0 <= event["start"] < event["end"] <= ends[-1]
+        assert 0 <= event["confidence"] <= 1
+    timing = body["timing"]
+    assert timing["total"] >= timing["features"] > 0
+    assert body["warnings"] == []
+    assert no_uploads_left(service)
+
+
+@pytest.mark.parametrize("kind", ["video/mp4", "video/x-unheard-of", "application/octet-stream"])
+def test_a_raw_body_gives_the_same_as_a_form(client, kind):
+    """But for the time that it took."""
+    form, raw = (
+        post(client).json(),
+        client.post("/v1/clips", content=KITCHEN.read_bytes(), headers={"Content-Type": kind}).json(),
+    )
+    del form["timing"], raw["timing"]
+    assert raw == form
+
+
+@pytest.mark.parametrize(("accept", "split"), [("application/x-ndjson", b"\n"), ("text/event-stream", b"\n\n")])
+def test_segments_come_as_they_are_made(client, tmp_path, accept, split):
+    """The first segment is here long before the last; together they are what the plain answer holds."""
+    video = encode(tmp_path / "long.mp4", 600)
+    items, times, started = [], [], time.perf_counter()
+    with client.stream(
+        "POST", "/v1/clips", content=video.read_bytes(), headers={"Content-Type": "video/mp4", "Accept": accept}
+    ) as answer:
+        assert answer.headers["content-type"].startswith(accept)
+        rest = b""
+        for chunk in answer.iter_bytes():
+            *whole, rest = (rest + chunk).split(split)
+            for one in whole:
+                text = one.decode()
+                if accept == "text/event-stream":
+                    event, data = text.split("\n")
+                    text = data.removeprefix("data: ")
+                    assert event == "event: " + json.loads(text)["type"]
+                items.append(json.loads(text))
+                times.append(time.perf_counter() - started)
+    assert rest == b""
+    assert [item["type"] for item in items] == ["segment"] * (len(items) - 1) + ["result"]
+    assert items[-1]["video"]["duration"] == pytest.approx(600, abs=1)
+    assert times[0] < times[-1] / 3
+    plain = client.post("/v1/clips", content=video.read_bytes(), headers={"Content-Type": "video/mp4"}).json()
+    assert [{k: v for k, v in item.items() if k != "type"} for item in items[:-1]] == plain["segments"]
+
+
+def test_the_service_the_command_and_frames_one_by_one_give_the_same(client, model):
+    """One truth: the same frames with the same times give the same labels."""
+    served = post(client, params={"top_k": 5}).json()
+    command = [sys.executable, "-m", "pipelines.label", str(KITCHEN), "--json", "--top-k", "5", "--model", str(model)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout)
+    recognizer = Recognizer(checkpoint.load(model))
+    stream = Stream(
+        recognizer.spec,
+        recognizer.segment,
+        recognizer.labels,
+        "Background",
+        StreamState(memory_M=recognizer.initial_memory()),
+    )
+    segments = []
+
+    def advance(segment):
+        out = recognizer.advance(segment.features_LF[None], segment.memory_M[None], segment.mask_L[None])
+        segments.append(stream.advance(segment, out.scores_BC[0], out.memory_BM[0]).result)
+
+    def features(clips):
+        for clip in clips:
+            if (segment := stream.add(clip, recognizer.features(clip.pixels[None])[0])) is not None:
+                advance(segment)
+
+    with av.open(str(KITCHEN)) as container:
+        for picture in container.decode(video=0):
+            if ticks := stream.take(picture.time):
+                features(
+                    stream.push(Frame(fit(picture.to_ndarray(format="rgb24"), recognizer.spec), picture.time), ticks)
+                )
+    features(stream.finish())
+    if (rest := stream.rest()) is not None:
+        advance(rest)
+    for answer in (served, said):
+        assert len(answer["segments"]) == len(segments)
+        for told, own in zip(answer["segments"], segments, strict=True):
+            by_label = {one["label"]: one["score"] for one in told["labels"]}
+            # decord and PyAV convert colours with rounding of their own.
+            assert [by_label[label] for label in LABELS] == pytest.approx(own.scores_C.tolist(), abs=0.02)
+    for told, own in zip(served["segments"], said["segments"], strict=True):
+        assert told["labels"] == [
+            {"label": one["label"], "score": pytest.approx(one["score"], abs=1e-5)} for one in own["labels"]
+        ]
+
+
+def test_batches_change_no_label(model):
+    """Clip by clip or all at once: scores equal to 1e-5."""
+    recognizer = Recognizer(checkpoint.load(model))
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 255, (9, 4, 120, 160, 3), np.uint8)
+    together = recognizer.features(clips)
+    alone = np.concatenate([recognizer.features(clip[None]) for clip in clips])
+    assert np.abs(together - alone).max() < 1e-5 * max(1, np.abs(alone).max())
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "upload_missing"),
+        (b"hello, I am no video at all, only text", 415, "video_not_a_video"),
+        (
+            b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+            415,
+            "video_not_a_video",
+        ),
+        (b"\x00\x00\x00\x18ftypmp42" + bytes(200), 422, "video_corrupt"),
+    ],
+    ids=["empty", "text", "playlist", "mp4 header alone"],
+)
+def test_what_is_no_video_gets_its_own_code(client, service, body, status, code):
+    """And leaves nothing behind; the service goes on."""
+    problem(client.post("/v1/clips", content=body, headers={"Content-Type": "video/mp4"}), status, code)
+    assert no_uploads_left(service)
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_truncated_video_gets_labels_and_a_warning(client, tmp_path):
+    """Of what can be decoded; the warning says that something is missing."""
+    whole = tmp_path / "whole.mkv"
+    encode(whole, 20, fps=10)
+    data = whole.read_bytes()
+    body = client.post("/v1/clips", content=data[: len(data) // 2], headers={"Content-Type": "video/x-matroska"}).json()
+    assert body["video"]["duration"] < 19
+    assert body["segments"]
+    assert body["warnings"][0]["code"] in {"video_truncated", "video_damaged"}
+
+
+def test_mistakes_in_forms_are_named(client):
+    """No field, another field, two fields, no boundary, broken off, another type."""
+    data = KITCHEN.read_bytes()
+    assert "'clip'" in problem(client.post("/v1/clips", files={"clip": data}), 400, "upload_missing")["detail"]
+    problem(client.post("/v1/clips", files=[("video", data), ("video", data)]), 400, "upload_malformed")
+    problem(client.post("/v1/clips", files={"video": b""}), 400, "upload_missing")
+    problem(
+        client.post("/v1/clips", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400, "upload_malformed"
+    )
+    form = b'--b\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\n\r\nabc'
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    problem(client.post("/v1/clips", content=form, headers=kind), 400, "upload_malformed")
+    problem(client.post("/v1/clips", json={"video": "x"}), 415, "upload_unsupported")
+    problem(client.post("/v1/clips"), 415, "upload_unsupported")
+
+
+def test_other_fields_of_a_form_are_passed_over(client):
+    """A browser's form may carry more than the video."""
+    with KITCHEN.open("rb") as file:
+        answer = client.post("/v1/clips", data={"note": "x" * 1000}, files={"video": file})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "many", "1001"])
+def test_an_impossible_top_k_is_named(client, top_k):
+    """With the parameter."""
+    body = problem(post(client, params={"top_k": top_k}), 422, "parameter_bad")
+    assert body["errors"][0]["parameter"] == "top_k"
+
+
+def test_unknown_paths_and_methods_are_problems_too(client):
+    """404 and 405 have the same shape as all else."""
+    problem(client.get("/v1/nothing"), 404, "not_found")
+    assert "GET" not in problem(client.delete("/v1/clips"), 405, "method_not_allowed")["title"]
+    problem(post(client, headers={"Accept": "image/png"}), 406, "not_acceptable")
+
+
+def test_an_upload_beyond_the_limit_is_refused_whether_announced_or_not(model, tmp_path):
+    """By Content-Length at once; without one as soon as the bytes are too many. Nothing stays on disk."""
+    with (
+        running(model, tmp_path, CRT_UPLOAD_BYTES="200000", CRT_THREADS="1") as service,
+        httpx.Client(base_url=service.url) as client,
+    ):
+        problem(
+            client.post("/v1/clips", content=bytes(300_000), headers={"Content-Type": "video/mp4"}),
+            413,
+            "upload_too_large",
+        )
+
+        def endless():
+            for _ in range(400):
+                yield bytes(10_000)
+
+        try:
+            answer = client.post("/v1/clips", content=endless(), headers={"Content-Type": "video/mp4"})
+        except httpx.WriteError:
+            pass  # the server answered and closed before the client had said all
+        else:
+            problem(answer, 413, "upload_too_large")
+        assert no_uploads_left(service)
+
+
+def test_a_video_over_its_budget_is_refused_in_bounded_time(model, tmp_path):
+    """Longer than CRT_VIDEO_SECONDS."""
+    video = encode(tmp_path / "long.mp4", 60)
+    with (
+        running(model, tmp_path / "s", CRT_VIDEO_SECONDS="30", CRT_THREADS="1") as service,
+        httpx.Client(base_url=service.url) as client,
+    ):
+        problem(post(client, video), 413, "video_too_long")
+
+
+def test_when_all_places_are_taken_the_answer_is_503_with_retry_after(model, tmp_path):
+    """And when they are free again, the service takes videos again."""
+    video = encode(tmp_path / "long.mp4", 3000)
+    settings = {"CRT_VIDEOS": "1", "CRT_WAITING": "0", "CRT_THREADS": "1"}
+    with (
+        running(model, tmp_path / "s", **settings) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        with client.stream(
+            "POST",
+            "/v1/clips",
+            content=video.read_bytes(),
+            headers={"Content-Type": "video/mp4", "Accept": "application/x-ndjson"},
+        ) as answer:
+            lines = answer.iter_lines()  # kept: the answer is closed with it
+            next(lines)
+            refused = post(client)
+            problem(refused, 503, "busy")
+            assert int(refused.headers["Retry-After"]) > 0
+        for _ in range(100):
+            if (again := post(client)).status_code == 200:
+                break
+            time.sleep(0.2)
+        assert again.status_code == 200
+        assert no_uploads_left(service)
+
+
+def test_a_client_that_goes_away_stops_the_work(service, tmp_path):
+    """Its decoder is gone and its upload, too, long before the video could have been labelled."""
+    video = encode(tmp_path / "long.mp4", 3600, fps=8)
+
+    def decoders() -> int:
+        return sum("decode_worker" in " ".join(child.cmdline()) for child in service.process.children(recursive=True))
+
+    idle = decoders()
+    with (
+        httpx.Client(base_url=service.url, timeout=60) as client,
+        client.stream(
+            "POST",
+            "/v1/clips",
+            content=video.read_bytes(),
+            headers={"Content-Type": "video/mp4", "Accept": "application/x-ndjson"},
+        ) as answer,
+    ):
+        lines = answer.iter_lines()  # kept: the answer is closed with it
+        next(lines)
+        assert decoders() == idle + 1
+    assert no_uploads_left(service)
+    for _ in range(50):
+        if decoders() == idle:
+            break
+        time.sleep(0.1)
+    assert decoders() == idle
+
+
+def test_a_client_that_breaks_off_its_upload_leaves_nothing(service):
+    """Half a body, then silence."""
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            b"POST /v1/clips HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: 3000000\r\n\r\n"
+            + bytes(2_000_000)
+        )
+        time.sleep(0.5)
+    assert no_uploads_left(service)
+
+
+def test_twenty_clients_at_once_get_the_same_answer(service):
+    """None is lost, none gets another's."""
+    with ThreadPoolExecutor(20) as pool, httpx.Client(base_url=service.url, timeout=120) as client:
+        answers = [job.result() for job in [pool.submit(post, client) for _ in range(20)]]
+    bodies = [answer.json() for answer in answers]
+    assert {answer.status_code for answer in answers} == {200}
+    first = bodies[0]["segments"]
+    for body in bodies:
+        for told, own in zip(body["segments"], first, strict=True):
+            assert told["labels"][0]["score"] == pytest.approx(own["labels"][0]["score"], abs=1e-5)
+
+
+def test_an_uploads_size_does_not_show_in_memory(service):
+    """300 MB go to disk; the process grows by less than 60."""
+    before = service.process.memory_info().rss
+    peak = [before]
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            peak[0] = max(peak[0], service.process.memory_info().rss)
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+
+    def body():
+        yield b"not a video"
+        for _ in range(300):
+            yield bytes(1 << 20)
+
+    with httpx.Client(base_url=service.url, timeout=120) as client:
+        problem(
+            client.post("/v1/clips", content=body(), headers={"Content-Type": "video/mp4"}), 415, "video_not_a_video"
+        )
+    stop.set()
+    watcher.join()
+    assert peak[0] - before < 60 << 20
+
+
+def test_real_videos_are_labelled(client):
+    """People in real clips of many containers and codecs, AV1 among them."""
+    folder = ROOT.parent / "shared" / "videos"
+    if not folder.is_dir():
+        pytest.skip("../shared/videos is not on this machine")
+    for path in sorted(folder.rglob("*.*")):
+        answer = post(client, path)
+        assert answer.status_code == 200, (path.name, answer.text)
+        body = answer.json()
+        assert body["segments"], path.name
+        assert sum(label["score"] for label in body["labels"]) <= 1 + 1e-6
+
+
+def test_the_result_is_what_labelling_says(model):
+    """describe() is the whole answer: no field is made up by the service."""
+    recognizer = Recognizer(checkpoint.load(model))
+    with Labelling(KITCHEN, recognizer) as labelling:
+        segments = list(labelling)
+    body = describe(labelling.result, recognizer, 5)
+    assert [s["index"] for s in body["segments"]] == list(range(len(segments)))
+    assert set(body) == {"model", "video", "labels", "segments", "events", "warnings", "timing"}
