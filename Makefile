@@ -3,7 +3,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?=
 
-.PHONY: serve test lint clean
+.PHONY: serve test develop lint clean
 .DEFAULT_GOAL := serve
 
 serve: .venv/.ready-serve  ## start the service: http://HOST:PORT/docs
@@ -11,6 +11,8 @@ serve: .venv/.ready-serve  ## start the service: http://HOST:PORT/docs
 
 test: .venv/.ready-test  ## run all tests
 	.venv/bin/python -m pytest
+
+develop: .venv/.ready-test  ## what tests, training and benchmarks need
 
 lint: .venv/.ready-test  ## format, style, types, import layers
 	.venv/bin/ruff format --check .

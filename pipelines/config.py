@@ -24,7 +24,7 @@ class _Section(BaseModel):
 class BackboneTraining(_Section):
     """Training of the backbone on single clips and their visible labels."""
 
-    steps: Annotated[int, Field(gt=0)] = 8_000
+    steps: Annotated[int, Field(gt=0)] = 6_000
     batch: Annotated[int, Field(gt=0)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Highest rate; see train_backbone.warm_cosine."""
@@ -55,7 +55,7 @@ class CrtTraining(_Section):
     reader: ReaderName = "cross_attention"
     writer: WriterName = "gru"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    epochs: Annotated[int, Field(gt=0)] = 30
+    epochs: Annotated[int, Field(gt=0)] = 24
     lanes: Annotated[int, Field(gt=0)] = 32
     """Streams trained side by side."""
     unroll: Annotated[int, Field(gt=0)] = 40

@@ -19,6 +19,7 @@ from models import checkpoint
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
 from pipelines import evaluate
+from pipelines.card import card_text
 from pipelines.config import Config, read_config
 from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
 from pipelines.features import cache_clips, cache_features
@@ -105,6 +106,7 @@ def run(
         log.info("real homes: %s", card["accuracy"]["real_homes"])
     (config.run / "card.json").write_text(json.dumps(card, indent=2))
     save_model(config, backbone, classifier, labels, card, target)
+    (target / "README.md").write_text(card_text(config.name, tuple(labels), card))
     if plot is not None:
         plot_gap(measured["with"], measured["without"], plot)
     log.info("the model is in %s", target)
@@ -129,7 +131,7 @@ def make_card(
             "held_out": "The test's people, rooms and camera (c02) appear in no training video.",
         },
         "method": {
-            "backbone": "SmallBackbone, trained on half-second clips with what is visible in them",
+            "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints that HomeSim knows",
             "crt": f"{config.crt.layers} layers, width {config.crt.width}, memory {config.crt.memory}, "
             f"reader {config.crt.reader}, writer {config.crt.writer}; "
             f"backpropagation through time over {config.crt.unroll} segments",
