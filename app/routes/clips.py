@@ -48,7 +48,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }
     for status in _STATUSES
 }
-_STREAMS = {
+_STREAMS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": schemas.ClipAnswer,
         "description": 'The labels. With `Accept: application/x-ndjson` a line a segment as it is made, `{"type": "segment", ...}`, and at '

@@ -18,6 +18,8 @@ LABELS = (
 CONTAINERS = {"Drink.Frombottle": BOTTLE, "Drink.Fromcan": CAN, "Drink.Fromcup": CUP, "Drink.Fromglass": GLASS}
 TAKE = {BOTTLE: "Take.Bottle", CAN: "Take.Can", CUP: "Take.Cup", GLASS: "Take.Glass"}
 """Visible labels of fetching a container."""
+PLACE = {BOTTLE: "fridge", CAN: "low", CUP: "machine", GLASS: "high"}
+"""Where each container is fetched from: the room's spots."""
 DRINK = "Drink"
 """Visible label of drinking: the hand hides from what."""
 
@@ -299,8 +301,7 @@ def fetch(a: Actor, container: int) -> None:
 
     Bottles are in the refrigerator, cans in the cupboard below, glasses in the one above, cups at the coffee machine.
     """
-    spot = {BOTTLE: "fridge", CAN: "low", CUP: "machine", GLASS: "high"}[container]
-    a.go_to(spot)
+    a.go_to(PLACE[container])
     standing = b.stand(a.body)
     with a.seen_as(TAKE[container]):
         if container == BOTTLE:

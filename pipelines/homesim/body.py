@@ -121,19 +121,18 @@ def lie(body: Body, height: float, *, side: str = "back", bend: float = 0.0, tow
     `side` is which part is down: back, belly, left or right. `bend` of 0..1 draws the legs up.
     """
     u = np.array([np.cos(toward), np.sin(toward), 0.06])
-    front = {"back": (0, 0, 1), "belly": (0, 0, -1), "left": (-u[1], u[0], 0), "right": (u[1], -u[0], 0)}[side]
     if side in ("left", "right"):
         # On the left side, the lateral direction points down.
         lateral = np.array([0, 0, -1.0 if side == "left" else 1.0])
-        front = np.cross(lateral, u)
+        f = np.cross(lateral, u)
     else:
-        lateral = np.cross(u, front)
-    f = np.asarray(front, dtype=np.float64)
+        f = np.array([0, 0, 1.0 if side == "back" else -1.0])
+        lateral = np.cross(u, f)
     length = body.leg * (0.96 - 0.45 * bend)
-    across = np.asarray(lateral) * 0.09
+    across = lateral * 0.09
     lift = f * body.leg * 0.25 * bend if side in ("left", "right") else np.zeros(3)
     base = np.array([0, 0, height + 0.10])
-    foot = -u * length + lift + base * [1, 1, 1]
+    foot = -u * length + lift + base
     feet = [foot + across, foot - across]
     for point in feet:
         point[2] = max(point[2], height + 0.06)

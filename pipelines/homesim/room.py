@@ -196,11 +196,11 @@ def _furnish(rng: np.random.Generator) -> Room:
     seat, sofa_l, sofa_d = float(rng.uniform(0.38, 0.46)), rng.uniform(1.7, 2.0), rng.uniform(0.75, 0.9)
     y = rng.uniform(0.9, max(0.95, d - deep - 0.75 - sofa_l))
     cloth = _tint(rng, 0.08, 0.75, 0.12)
-    options = {"texture": int(rng.choice([PLAIN, CLOTH, STRIPES])), "scale": float(rng.uniform(0.05, 0.2))}
-    box(0.02, y, 0, sofa_d, y + sofa_l, seat, cloth, **options)
-    box(0.02, y, 0, 0.24, y + sofa_l, seat + 0.42, cloth * 0.95, **options)
+    weave, thread = int(rng.choice([PLAIN, CLOTH, STRIPES])), float(rng.uniform(0.05, 0.2))
+    box(0.02, y, 0, sofa_d, y + sofa_l, seat, cloth, texture=weave, scale=thread)
+    box(0.02, y, 0, 0.24, y + sofa_l, seat + 0.42, cloth * 0.95, texture=weave, scale=thread)
     for end in (y - 0.14, y + sofa_l):
-        box(0.02, end, 0, sofa_d, end + 0.14, seat + 0.2, cloth * 0.9, **options)
+        box(0.02, end, 0, sofa_d, end + 0.14, seat + 0.2, cloth * 0.9, texture=weave, scale=thread)
     for index, share in enumerate((0.28, 0.72)):
         at = y + sofa_l * share
         room.spots[f"sofa{index}"] = Spot(sofa_d + 0.32, at, 0.0, seat, sofa_d - 0.28, at)

@@ -246,15 +246,8 @@ def _clip(a: Actor, label: str) -> None:
         act.fall(a, float(rng.uniform(1.5, 9)))
     elif label in act.DRINKS:
         container = act.CONTAINERS[label]
-        spot = a.room.spots[
-            {
-                "Drink.Frombottle": "fridge",
-                "Drink.Fromcan": "low",
-                "Drink.Fromcup": "machine",
-                "Drink.Fromglass": "high",
-            }[label]
-        ]
-        a.place(spot.x + rng.uniform(-0.2, 0.2), spot.y - 0.15, np.pi / 2)
+        place = a.room.spots[act.PLACE[container]]
+        a.place(place.x + rng.uniform(-0.2, 0.2), place.y - 0.15, np.pi / 2)
         act.fetch(a, container)
         if rng.random() < 0.6:
             x0, y0, x1, y1 = a.room.floor_free
