@@ -50,6 +50,7 @@ def main() -> None:
     preview = commands.add_parser("preview", help="draw a contact sheet to look at")
     preview.add_argument("file", type=Path, help="a .png or .jpg")
     preview.add_argument("--split", choices=tuple(SPLITS), default="train")
+    preview.add_argument("--width", type=int, default=240, help="of each picture, in pixels (default: 240)")
     preview.add_argument("--rows", type=int, default=1, help="rows of each class")
     for sub in (maker, one, preview):
         sub.add_argument("--seed", type=int, default=0)
@@ -58,7 +59,8 @@ def main() -> None:
     if args.command == "preview":
         recordings = plan(args.split, clips_per_class=args.rows, days=args.rows, day_seconds=60.0, seed=args.seed)
         args.file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(args.file), contact_sheet(recordings, seed=args.seed)[..., ::-1])
+        sheet = contact_sheet(recordings, seed=args.seed, width=args.width)
+        cv2.imwrite(str(args.file), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
         print(args.file)
         return
     width, height = (int(v) for v in args.size.split("x"))
