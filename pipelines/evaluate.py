@@ -115,7 +115,7 @@ class Scores:
 def score(model: Checkpoint, clips: np.ndarray) -> Scores:
     """Clips uint8[N, T, H, W, 3] of one video through backbone and CRT, from the initial memory on."""
     features_NF = torch.cat(
-        [model.backbone(torch.from_numpy(np.ascontiguousarray(clips[i : i + 32]))) for i in range(0, len(clips), 32)]
+        [model.backbone(torch.from_numpy(np.array(clips[i : i + 32]))) for i in range(0, len(clips), 32)]
     )
     memory_BM = model.classifier.initial_memory(1)
     scores, lengths = [], []

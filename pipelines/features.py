@@ -64,7 +64,7 @@ def digest_of(network: nn.Module) -> str:
 
 def _batches(clips: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(clips), size):
-        yield np.ascontiguousarray(clips[start : start + size])
+        yield np.array(clips[start : start + size])
 
 
 @torch.inference_mode()

@@ -1,9 +1,11 @@
 """A model at work: clips to features, segments and memories to predictions and next memories. Arrays in, arrays out.
 
-Keeps nothing of any stream, so that rows of a batch may belong to any streams.
+Keeps nothing of any stream, so that rows of a batch may belong to any streams. Threads may share one; they take turns,
+since networks that each want all cores only hold each other up.
 Shapes: N clips, T frames, H x W pixels, F feature width, B streams, L clips in a segment, M memory width, C labels.
 """
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +26,17 @@ class Prediction:
 
 
 class Recognizer:
-    """Runs a checkpoint's networks on the CPU. For one caller at a time."""
+    """Runs a checkpoint's networks on the CPU."""
 
     def __init__(self, model: Checkpoint) -> None:
+        """Takes the checkpoint's networks over: they are changed for speed, to others of the same results."""
         self.model = model
         self.spec = model.spec
         self.segment = model.segment
         self.labels = model.labels
         self.background = model.background
         fold_norms(model.backbone)
+        self._turn = threading.Lock()
         self._first_memory_M = model.classifier.initial_memory(1)[0].numpy().copy()
 
     def initial_memory(self) -> np.ndarray:
@@ -42,13 +46,15 @@ class Recognizer:
     @torch.inference_mode()
     def features(self, clips_NTHWC: np.ndarray) -> np.ndarray:
         """Clips uint8[N, T, H, W, 3] to features float32[N, F]. Raises ValueError for another shape."""
-        return self.model.backbone(torch.from_numpy(clips_NTHWC)).numpy()
+        with self._turn:
+            return self.model.backbone(torch.from_numpy(clips_NTHWC)).numpy()
 
     @torch.inference_mode()
     def advance(self, segment_BLF: np.ndarray, memory_BM: np.ndarray, mask_BL: np.ndarray) -> Prediction:
         """One CRT step for B streams: features float32[B, L, F], memories float32[B, M], mask bool[B, L], True where a clip is."""
         mask = None if mask_BL.all() else torch.from_numpy(mask_BL)
-        out = self.model.classifier(torch.from_numpy(segment_BLF), torch.from_numpy(memory_BM), mask)
+        with self._turn:
+            out = self.model.classifier(torch.from_numpy(segment_BLF), torch.from_numpy(memory_BM), mask)
         return Prediction(out.logits_BC.softmax(-1).numpy(), out.memory_BM.numpy())
 
 

@@ -1,0 +1,69 @@
+"""Settings and the choice of an answer's form."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from app.negotiation import JSON, NDJSON, SSE, choose
+from app.problems import NotAcceptable
+from app.settings import BadSetting, Settings
+from tests.app.conftest import ROOT
+
+
+def test_a_misspelt_setting_is_an_error_that_names_the_right_one():
+    """Nobody runs for weeks with a limit that was never set."""
+    with pytest.raises(BadSetting, match="CRT_WAITNG; did you mean CRT_WAITING"):
+        Settings.read({"CRT_WAITNG": "3"})
+
+
+def test_an_impossible_value_is_named(monkeypatch):
+    """With the variable."""
+    monkeypatch.setenv("CRT_VIDEOS", "none")
+    with pytest.raises(BadSetting, match="CRT_VIDEOS='none'"):
+        Settings.read()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"CRT_MODEL": "/nowhere"}, "checkpoint_bad"),
+        ({"CRT_MODEl_": "x"}, "setting_bad"),
+        ({"PORT": "eighty"}, "PORT='eighty'"),
+    ],
+    ids=["model", "name", "port"],
+)
+def test_a_service_that_cannot_start_says_why_in_one_line(variables, words):
+    """And no traceback."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CRT_")} | variables
+    done = subprocess.run([sys.executable, "-m", "app"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (None, JSON),
+        ("", JSON),
+        ("*/*", JSON),
+        ("text/*", SSE),
+        ("application/x-ndjson", NDJSON),
+        ("application/json;q=0.5, text/event-stream", SSE),
+        ("text/html, application/xhtml+xml, */*;q=0.8", JSON),
+        ("application/json;q=0, */*", NDJSON),
+        ("Application/JSON; charset=utf-8", JSON),
+    ],
+)
+def test_the_client_gets_the_form_that_it_likes_best(accept, form):
+    """By weight, the more specific range first."""
+    assert choose(accept) == form
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/json;q=0"])
+def test_a_client_that_likes_none_is_told(accept):
+    """With what there is."""
+    with pytest.raises(NotAcceptable, match="application/x-ndjson"):
+        choose(accept)
