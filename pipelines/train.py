@@ -50,7 +50,7 @@ def plot_gap(gru: dict[str, Any], none: dict[str, Any], path: Path) -> None:
         axes.annotate(f"n={p['drinks']}", ((p["low"] + p["high"]) / 2, 0.02), ha="center", fontsize=8, color="gray")
     axes.axhline(0.25, color="gray", linewidth=0.8, linestyle=":")
     axes.set(xlabel="seconds since the container was last seen", ylabel="right container", ylim=(0, 1.05), xlim=(0, 75))
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.3))
+    axes.legend(loc="upper right")
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
