@@ -335,7 +335,9 @@ def children() -> list[psutil.Process]:
 
 
 def running_workers() -> list[psutil.Process]:
-    return [child for child in children() if child.ppid() != os.getpid()]
+    """Of this process: a service that other tests have started has workers of its own."""
+    parents = [child for child in psutil.Process().children() if "pipelines.decode_worker" in child.cmdline()]
+    return [worker for parent in parents for worker in parent.children(recursive=True)]
 
 
 def wait_until(condition, seconds: float = 5.0) -> bool:
