@@ -330,14 +330,13 @@ def test_a_slow_consumer_is_not_held_against_the_video(tmp_path):
 
 
 def children() -> list[psutil.Process]:
-    """All processes below this one: the parent of workers, and the workers."""
-    return psutil.Process().children(recursive=True)
+    """The parent of workers, and the workers. Only this process's: a service in another test has its own."""
+    parents = [child for child in psutil.Process().children() if "pipelines.decode_worker" in child.cmdline()]
+    return parents + [worker for parent in parents for worker in parent.children(recursive=True)]
 
 
 def running_workers() -> list[psutil.Process]:
-    """Of this process: a service that other tests have started has workers of its own."""
-    parents = [child for child in psutil.Process().children() if "pipelines.decode_worker" in child.cmdline()]
-    return [worker for parent in parents for worker in parent.children(recursive=True)]
+    return [child for child in children() if child.ppid() != os.getpid()]
 
 
 def wait_until(condition, seconds: float = 5.0) -> bool:
