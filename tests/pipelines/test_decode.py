@@ -331,7 +331,8 @@ def test_a_slow_consumer_is_not_held_against_the_video(tmp_path):
 
 def children() -> list[psutil.Process]:
     """The parent of workers, and the workers. Only this process's: a service in another test has its own."""
-    parents = [child for child in psutil.Process().children() if "pipelines.decode_worker" in child.cmdline()]
+    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    parents = [child for child in living if "pipelines.decode_worker" in child.cmdline()]
     return parents + [worker for parent in parents for worker in parent.children(recursive=True)]
 
 
