@@ -31,9 +31,8 @@ from pipelines.video import Budget, VideoSummary, VideoWarning
 
 BUNDLED = Path(__file__).parent.parent / "models" / "bundled"
 """The model that ships with the project."""
-CLIPS_A_CALL = 4
-"""Clips that go through the backbone together. More would not fit the processor's caches, and the decoder, its pipe being
-full, would have to wait; decord's threads burn processor time while they do."""
+CLIPS_A_CALL = 16
+"""Clips that go through the backbone together, after the first segment: more fill the processor better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +83,8 @@ class Labelling:
         due: list[Clip] = []
         for frame, ticks in self.video:
             due += self._stream.push(frame, ticks)
-            if len(due) >= CLIPS_A_CALL:
+            # The first label should come soon; later ones come by the batch.
+            if len(due) >= (CLIPS_A_CALL if self._segments else self._recognizer.segment):
                 yield from self._advance(due)
                 due = []
         due += self._stream.finish()
