@@ -6,20 +6,21 @@ and nowhere else.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from app.problems import Busy
 from app.settings import Settings, use_threads
 from models import checkpoint
-from models.errors import CrtError
 from pipelines.label import Labelling, VideoResult
 from pipelines.recognizer import Recognizer
 from pipelines.streaming import SegmentResult
 from pipelines.workers import workers
+
+_T = TypeVar("_T")
 
 
 class Engine:
@@ -64,30 +65,30 @@ class Engine:
     async def label(self, path: Path) -> AsyncGenerator[SegmentResult | VideoResult, None]:
         """The segments of a video as they are made, then its result. Raises VideoError.
 
-        Closing the iterator ends the decoding at once.
+        Cancelling whoever waits for the next one, or closing the iterator, ends the decoding at once.
         """
-        loop = asyncio.get_running_loop()
         async with self._places:
-            labelling = await loop.run_in_executor(
-                self._threads, lambda: Labelling(path, self.recognizer, budget=self._budget)
-            )
+            labelling = Labelling(path, self.recognizer, budget=self._budget)
             self._running.add(labelling)
-            segments = iter(labelling)
-            pending: asyncio.Future[SegmentResult | None] | None = None
             try:
-                while True:
-                    pending = loop.run_in_executor(self._threads, next, segments, None)
-                    segment = await asyncio.shield(pending)
-                    pending = None
-                    if segment is None:
-                        break
+                await self._in_thread(labelling, labelling.open)
+                segments = iter(labelling)
+                while (segment := await self._in_thread(labelling, lambda: next(segments, None))) is not None:
                     yield segment
                 yield labelling.result
             finally:
                 self._running.discard(labelling)
-                if pending is not None and not pending.done():
-                    labelling.kill()
-                    # The thread comes back at once, its decoder being gone; what it says no longer interests.
-                    with contextlib.suppress(CrtError):
-                        await asyncio.shield(pending)
                 labelling.close()
+
+    async def _in_thread(self, labelling: Labelling, work: Callable[[], _T]) -> _T:
+        """Does a labelling's next piece of work; when cancelled, kills the labelling and comes back when its thread is free."""
+        pending = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(pending)
+        except asyncio.CancelledError:
+            labelling.kill()
+            # What the thread says no longer interests.
+            await asyncio.wait([pending])
+            if not pending.cancelled():
+                pending.exception()
+            raise

@@ -5,6 +5,8 @@
 `code` is stable and meant for programs, `detail` for people; `errors` lists what is wrong with a request's parameters.
 """
 
+import asyncio
+import contextlib
 import logging
 import uuid
 from http import HTTPStatus
@@ -12,13 +14,18 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
+from app import schemas
 from models.errors import CrtError
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
+LINGER = 2.0
+"""Seconds."""
 
 
 class RequestError(CrtError):
@@ -51,6 +58,18 @@ class UploadTooLarge(RequestError):  # noqa: N818
     code = "upload_too_large"
 
 
+class UploadStalled(RequestError):  # noqa: N818
+    """The client stopped sending."""
+
+    code = "upload_stalled"
+
+
+class NoSpace(RequestError):  # noqa: N818
+    """The service's disk is full."""
+
+    code = "upload_no_space"
+
+
 class UnsupportedUpload(RequestError):  # noqa: N818
     """The body's Content-Type is none that can hold a video."""
 
@@ -79,6 +98,8 @@ STATUS: dict[str, int] = {
     "upload_malformed": 400,
     "upload_too_large": 413,
     "upload_unsupported": 415,
+    "upload_stalled": 408,
+    "upload_no_space": 507,
     "not_acceptable": 406,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -117,6 +138,28 @@ def problem(code: str, detail: str, status: int | None = None, **more: Any) -> d
     }
 
 
+def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """How the API's documentation shows the problems whose codes start so: by status, with an example of each code."""
+    codes: dict[int | str, list[str]] = {}
+    for code in STATUS:
+        if code.startswith(kinds):
+            codes.setdefault(STATUS[code], []).append(code)
+    return {
+        status: {
+            "description": ", ".join(f"`{code}`" for code in names),
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": schemas.Problem.model_json_schema(),
+                    "examples": {
+                        code: {"value": problem(code, "What was wrong and what would be right.")} for code in names
+                    },
+                }
+            },
+        }
+        for status, names in codes.items()
+    }
+
+
 def problem_of(error: BaseException) -> dict[str, Any]:
     """An error's problem. What was not foreseen is logged under a number that the client can quote, and not told."""
     if isinstance(error, CrtError) and STATUS.get(error.code, 500) < 500:
@@ -132,12 +175,39 @@ def _answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSON
     return JSONResponse(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
 
 
+class _Lingering(JSONResponse):
+    """An answer to a client that may still be sending: takes in what comes for a moment before the connection is closed.
+
+    Closing with unread bytes would reset the connection, and the client would never see the answer.
+    """
+
+    request: Request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        # RuntimeError: the body had been read to its end.
+        with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
+            async with asyncio.timeout(LINGER):
+                async for _ in self.request.stream():
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def install(app: FastAPI) -> None:
     """Gives every error of the app this shape."""
 
     async def of_ours(request: Request, error: Exception) -> JSONResponse:
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-        return _answer(problem_of(error), headers)
+        body = problem_of(error)
+        if not isinstance(error, RequestError):
+            return _answer(body, headers)
+        answer = _Lingering(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
+        answer.request = request
+        return answer
+
+    async def of_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it; nginx's number for a client that went away
 
     async def of_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -158,6 +228,7 @@ def install(app: FastAPI) -> None:
         return _answer(problem(code, details.get(error.status_code, str(error.detail)), error.status_code), headers)
 
     app.add_exception_handler(CrtError, of_ours)
+    app.add_exception_handler(ClientDisconnect, of_gone)
     app.add_exception_handler(RequestValidationError, of_validation)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(Exception, of_ours)

@@ -126,6 +126,8 @@ class Problem(_Schema):
     """For people: what was wrong and what would be right."""
     code: str
     """For programs: stable."""
+    errors: list[dict[str, str]] | None = None
+    """With the code parameter_bad alone: what is wrong with which `parameter`, as its `problem`."""
 
 
 class Health(_Schema):

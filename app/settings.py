@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
@@ -30,14 +31,16 @@ class Settings(BaseSettings):
 
     model: Path = BUNDLED
     """Folder of the model to serve (model.safetensors and config.json)."""
-    threads: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Processor cores that the networks may use."""
-    videos: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Videos decoded and labelled at the same time; others wait."""
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: cores())
+    """Processor cores that the networks may use; by default all that the process may run on."""
+    videos: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: cores())
+    """Videos decoded and labelled at the same time, others wait; by default as many as cores."""
     waiting: Annotated[int, Field(ge=0, le=10_000)] = 64
     """Uploads that may wait for their turn; one more is refused with 503."""
     upload_bytes: Annotated[int, Field(ge=1)] = 4 << 30
     """Largest upload, in bytes."""
+    upload_idle_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Longest that an upload may pause, in seconds."""
     spool: Path | None = None
     """Folder for uploads while they are being labelled; the system's temporary folder by default."""
     video_seconds: Annotated[float, Field(gt=0)] = Budget().duration
@@ -68,11 +71,23 @@ class Settings(BaseSettings):
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
                 raise BadSetting(f"there is no setting {name}; {hint}")
         try:
-            return cls()
+            settings = cls()
+            with tempfile.TemporaryFile(dir=settings.spool):
+                return settings
+        except OSError as error:
+            raise BadSetting(
+                f"uploads cannot be written to {settings.spool or tempfile.gettempdir()}: {error.strerror}. "
+                f"Give {PREFIX}SPOOL a folder that exists and can be written to."
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX
             raise BadSetting(f"{name}={first.get('input')!r}: {first['msg']}") from error
+
+
+def cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_threads(count: int) -> None:

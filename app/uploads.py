@@ -1,10 +1,11 @@
 """A request's body to a file on disk, as it comes in: memory stays flat whatever the upload's size.
 
 Two kinds of body: `multipart/form-data` with the field `video`, and the video itself (`video/*` or `application/octet-stream`).
-The file is gone when the block ends, however it ends.
+The file has no name in its folder, so nothing of it stays, even when the service is killed.
 """
 
-import os
+import asyncio
+import errno
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,21 +17,26 @@ from anyio import to_thread
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 
-from app.problems import UnsupportedUpload, UploadMalformed, UploadMissing, UploadTooLarge
+from app.problems import NoSpace, UnsupportedUpload, UploadMalformed, UploadMissing, UploadStalled, UploadTooLarge
 
 FIELD = "video"
 _BLOCK = 1 << 20
+_FORM_EXTRA = 1 << 16
+"""Bytes that a form may have around the video."""
+_MOST_PARTS = 100
+_MOST_HEADER_BYTES = 1 << 14
 
 
 @asynccontextmanager
-async def received(request: Request, *, most: int, folder: Path | None) -> AsyncIterator[Path]:
+async def received(request: Request, *, most: int, folder: Path | None, patience: float) -> AsyncIterator[Path]:
     """The upload as a file in `folder`, while the block lasts.
 
-    Raises UploadTooLarge beyond `most` bytes, UploadMissing, UploadMalformed or UnsupportedUpload.
+    Raises UploadTooLarge beyond `most` bytes, UploadStalled after `patience` seconds without any, NoSpace when the disk is
+    full; UploadMissing, UploadMalformed or UnsupportedUpload; starlette's ClientDisconnect when the client goes away.
     """
     kind, options = multipart.multipart.parse_options_header(request.headers.get("content-type"))
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > most + (1 << 16):
+    if announced.isdigit() and int(announced) > most + (_FORM_EXTRA if kind == b"multipart/form-data" else 0):
         raise _too_large(most)
     if kind != b"multipart/form-data" and not kind.startswith(b"video/") and kind != b"application/octet-stream":
         told = kind.decode("latin-1") or "none"
@@ -38,17 +44,32 @@ async def received(request: Request, *, most: int, folder: Path | None) -> Async
             f"The Content-Type is {told}. Send multipart/form-data with a file in the field `{FIELD}` "
             "(curl -F video=@kitchen.mp4 ...), or the video itself as video/mp4 or application/octet-stream."
         )
-    # By name, not by descriptor: the decoder's worker opens it itself.
-    file = tempfile.NamedTemporaryFile(dir=folder, prefix="crt-upload-", suffix=".video", delete=False)  # noqa: SIM115 - closed below
-    try:
-        with file:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        writer = _Writer(file, most)
+        chunks = _chunks(request, patience)
+        try:
             if kind == b"multipart/form-data":
-                await _form(request, options.get(b"boundary"), file, most)
+                await _form(chunks, options.get(b"boundary"), writer)
             else:
-                await _raw(request, file, most)
-        yield Path(file.name)
-    finally:
-        os.unlink(file.name)
+                await _raw(chunks, writer)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoSpace("There is no room left for uploads on the service's disk. Try again later.") from error
+        yield Path(f"/dev/fd/{file.fileno()}")
+
+
+async def _chunks(request: Request, patience: float) -> AsyncIterator[bytes]:
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await anext(stream, None)
+        except TimeoutError as error:
+            raise UploadStalled(f"No byte of the upload has come for {patience:g} s. Send it again.") from error
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _too_large(most: int) -> UploadTooLarge:
@@ -71,14 +92,15 @@ class _Writer:
         self._waiting += data
 
     async def flush(self, *, all_: bool = False) -> None:
-        if len(self._waiting) >= _BLOCK or (all_ and self._waiting):
-            data, self._waiting = bytes(self._waiting), bytearray()
+        if len(self._waiting) >= _BLOCK or all_:
+            data, self._waiting = self._waiting, bytearray()
             await to_thread.run_sync(self.file.write, data)
+        if all_:
+            await to_thread.run_sync(self.file.flush)
 
 
-async def _raw(request: Request, file: IO[bytes], most: int) -> None:
-    writer = _Writer(file, most)
-    async for chunk in request.stream():
+async def _raw(chunks: AsyncIterator[bytes], writer: _Writer) -> None:
+    async for chunk in chunks:
         writer.take(chunk)
         await writer.flush()
     await writer.flush(all_=True)
@@ -94,17 +116,29 @@ class _FormReader:
         self.found = 0
         self.others: list[str] = []
         self.ended = False
+        self._parts = self._header_bytes = 0
         self._name, self._value = bytearray(), bytearray()
         self._wanted = False
 
     def on_part_begin(self) -> None:
         self._wanted = False
+        self._header_bytes = 0
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise UploadMalformed(f"The form has more than {_MOST_PARTS} fields. Send the field `{FIELD}` alone.")
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._name += data[start:end]
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._value += data[start:end]
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > _MOST_HEADER_BYTES:
+            raise UploadMalformed(f"The headers of a field have more than {_MOST_HEADER_BYTES} bytes.")
 
     def on_header_end(self) -> None:
         if bytes(self._name).lower() == b"content-disposition":
@@ -127,12 +161,11 @@ class _FormReader:
         self.ended = True
 
 
-async def _form(request: Request, boundary: bytes | None, file: IO[bytes], most: int) -> None:
+async def _form(chunks: AsyncIterator[bytes], boundary: bytes | None, writer: _Writer) -> None:
     if not boundary:
         raise UploadMalformed(
             "The Content-Type multipart/form-data has no boundary. Let your client set the header itself."
         )
-    writer = _Writer(file, most)
     reader = _FormReader(writer)
     parser = multipart.MultipartParser(
         boundary,
@@ -144,11 +177,11 @@ async def _form(request: Request, boundary: bytes | None, file: IO[bytes], most:
     )  # fmt: skip
     received = 0
     try:
-        async for chunk in request.stream():
+        async for chunk in chunks:
             received += len(chunk)
             # Other fields count as well, or a form of them alone would have no end.
-            if received > most + (1 << 16):
-                raise _too_large(most)
+            if received > writer.most + _FORM_EXTRA:
+                raise _too_large(writer.most)
             parser.write(chunk)
             await writer.flush()
         parser.finalize()

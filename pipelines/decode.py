@@ -17,6 +17,7 @@ import math
 import os
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
@@ -47,10 +48,12 @@ def open_video(
     rate: float | None = None,
     budget: Budget | None = None,
     threads: int = 1,
+    started: Callable[[Callable[[], None]], None] | None = None,
 ) -> "Video":
     """Opens a video file for sampling at `rate` frames a second, by default the model's.
 
-    Returns when the first frame has been decoded. threads is how many a decoder may use. Raises VideoError, see
+    Returns when the first frame has been decoded. threads is how many a decoder may use. started is handed what kills
+    the worker, from any thread, as soon as there is one; Video.kill does the same later. Raises VideoError, see
     errors.py, for what cannot be decoded at all, and DecoderUnavailable where no worker can be started.
     """
     budget = budget or Budget()
@@ -65,6 +68,8 @@ def open_video(
         containers.sniff(file.read(containers.HEAD))
         worker = workers.fork(request, file.fileno(), budget.seconds)
     try:
+        if started is not None:
+            started(worker.kill)
         return Video(worker, spec)
     except BaseException:
         worker.close()

@@ -9,8 +9,9 @@ import argparse
 import json
 import logging
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +32,9 @@ from pipelines.video import Budget, VideoSummary, VideoWarning
 
 BUNDLED = Path(__file__).parent.parent / "models" / "bundled"
 """The model that ships with the project."""
-CLIPS_A_CALL = 16
-"""Clips that go through the backbone together, after the first segment: more fill the processor better."""
+CLIPS_A_CALL = 4
+"""Clips that go through the backbone together. More would not fit the processor's caches, and the decoder, its pipe being
+full, would have to wait; decord's threads burn processor time while they do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +62,20 @@ class VideoResult:
 
 
 class Labelling:
-    """A video being labelled: iterate once for its segments, then read `result`. Closing it ends the decoding at once."""
+    """A video being labelled: open, iterate once for its segments, then read `result`. Closing it ends the decoding at once."""
+
+    video: Video
+    """There once it is open."""
 
     def __init__(
         self, path: Path, recognizer: Recognizer, *, budget: Budget | None = None, events: EventOptions | None = None
     ) -> None:
-        """Raises VideoError when no frame can be had."""
-        self._started = time.perf_counter()
+        """Does nothing yet, so that it can be killed from the first moment on."""
+        self._path, self._budget = path, budget
         self._recognizer = recognizer
+        self._lock = threading.Lock()
+        self._killed = False
+        self._kill: Callable[[], None] | None = None
         self._features = self._crt = 0.0
         self._result: VideoResult | None = None
         state = StreamState(memory_M=recognizer.initial_memory())
@@ -76,15 +84,26 @@ class Labelling:
         )
         self._segments: list[SegmentResult] = []
         self._events: list[Event] = []
-        self.video: Video = open_video(path, spec=recognizer.spec, budget=budget)
+
+    def open(self) -> None:
+        """Opens the video and waits for its first frame. Raises VideoError when none can be had."""
+        self._started = time.perf_counter()
+        self.video = open_video(
+            self._path, spec=self._recognizer.spec, budget=self._budget, started=self._decoder_started
+        )
+
+    def _decoder_started(self, kill: Callable[[], None]) -> None:
+        with self._lock:
+            self._kill = kill
+            if self._killed:
+                kill()
 
     def __iter__(self) -> Iterator[SegmentResult]:
         """Segments as they are made. Raises VideoError when the video goes over its budget."""
         due: list[Clip] = []
         for frame, ticks in self.video:
             due += self._stream.push(frame, ticks)
-            # The first label should come soon; later ones come by the batch.
-            if len(due) >= (CLIPS_A_CALL if self._segments else self._recognizer.segment):
+            if len(due) >= CLIPS_A_CALL:
                 yield from self._advance(due)
                 due = []
         due += self._stream.finish()
@@ -117,7 +136,7 @@ class Labelling:
         began = time.perf_counter()
         prediction = self._recognizer.advance(segment.features_LF[None], segment.memory_M[None], segment.mask_L[None])
         self._crt += time.perf_counter() - began
-        step = self._stream.advance(segment, prediction.scores_BC[0], prediction.memory_BM[0])
+        step = self._stream.advance(segment, prediction.scores_BC[0], prediction.scores_BLC[0], prediction.memory_BM[0])
         self._segments.append(step.result)
         self._events += [change.event for change in step.events if change.state == "ended"]
         return step
@@ -130,14 +149,19 @@ class Labelling:
         return self._result
 
     def kill(self) -> None:
-        """Ends the labelling from another thread: the one that iterates gets DecoderDied. close is still due."""
-        self.video.kill()
+        """Ends the labelling from another thread, at any time: the one that opens or iterates gets DecoderDied. close is still due."""
+        with self._lock:
+            self._killed = True
+            if self._kill is not None:
+                self._kill()
 
     def close(self) -> None:
         """Ends the decoding, at once if it still runs."""
-        self.video.close()
+        if hasattr(self, "video"):
+            self.video.close()
 
     def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(

@@ -1,17 +1,20 @@
 """POST /v1/clips: a video in, labels out."""
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from app import schemas
 from app.engine import Engine
 from app.negotiation import JSON, NDJSON, SSE, choose
-from app.problems import MEDIA_TYPE, STATUS, problem_of
+from app.problems import documented, problem_of
 from app.settings import Settings
 from app.uploads import received
 from pipelines.label import VideoResult, describe, describe_segment
@@ -19,52 +22,57 @@ from pipelines.streaming import SegmentResult
 
 router = APIRouter()
 
+_EXAMPLE = {
+    "model": {"name": "homesim-small", "digest": "sha256:9f2c..."},
+    "video": {"duration": 12.4, "fps": 25.0, "width": 640, "height": 480, "frames": 310, "sampled": 99},
+    "labels": [{"label": "Drink.Fromcup", "score": 0.41}, {"label": "Walk", "score": 0.22}],
+    "segments": [{"index": 0, "start": 0.0, "end": 2.0, "labels": [{"label": "Walk", "score": 0.97}]}],
+    "events": [{"label": "Walk", "start": 0.0, "end": 4.0, "confidence": 0.97}],
+    "warnings": [],
+    "timing": {"decode": 0.11, "features": 0.2, "crt": 0.01, "total": 0.33},
+}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"type": "object", "required": ["video"], "properties": {"video": {"type": "string", "format": "binary"}}}
 _BODY = {
     "requestBody": {
         "required": True,
         "description": "The video: as the field `video` of a form, or by itself.",
         "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["video"],
-                    "properties": {"video": {"type": "string", "format": "binary"}},
-                }
-            },
+            "multipart/form-data": {"schema": _FORM},
             "video/*": _BINARY,
             "application/octet-stream": _BINARY,
         },
     }
 }
-_STATUSES = sorted(
-    {STATUS[code] for code in STATUS if code.startswith(("upload", "video", "not_acc", "busy", "parameter"))}
-)
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "model": schemas.Problem,
-        "description": "Codes: " + ", ".join(code for code, s in STATUS.items() if s == status),
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for status in _STATUSES
-}
-_STREAMS: dict[int | str, dict[str, Any]] = {
+_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": schemas.ClipAnswer,
-        "description": 'The labels. With `Accept: application/x-ndjson` a line a segment as it is made, `{"type": "segment", ...}`, and at '
-        'last `{"type": "result", ...}`; with `Accept: text/event-stream` the same as events. An error after the first '
-        'segment comes as `{"type": "problem", ...}`.',
-        "content": {NDJSON: {"schema": {"type": "string"}}, SSE: {"schema": {"type": "string"}}},
-    }
+        "description": "The labels. With `Accept: application/x-ndjson` a line a segment as it is made, and at last the result; "
+        "with `Accept: text/event-stream` the same as events. An error after the first segment comes as the last line or "
+        "event, of the type `problem`.",
+        "content": {
+            JSON: {"example": _EXAMPLE},
+            NDJSON: {
+                "schema": {"type": "string"},
+                "example": '{"type":"segment","index":0,"start":0.0,"end":2.0,"labels":[...]}\n{"type":"result",...}\n',
+            },
+            SSE: {
+                "schema": {"type": "string"},
+                "example": 'event: segment\ndata: {"type":"segment","index":0,...}\n\n',
+            },
+        },
+    },
+    **documented("request", "parameter", "upload", "video", "not_acceptable", "busy", "decoder", "internal"),
 }
 
+_T = TypeVar("_T")
 Items = AsyncGenerator[SegmentResult | VideoResult, None]
 
 
 @router.post(
     "/v1/clips",
     response_model=schemas.ClipAnswer,
-    responses={**_STREAMS, **PROBLEMS},
+    responses=_ANSWERS,
     openapi_extra=_BODY,
     summary="Label a video",
 )
@@ -77,37 +85,69 @@ async def label_clip(
     form = choose(request.headers.get("accept"))
     async with AsyncExitStack() as stack:
         stack.enter_context(engine.admit())
-        path = await stack.enter_async_context(received(request, most=settings.upload_bytes, folder=settings.spool))
+        upload = received(
+            request, most=settings.upload_bytes, folder=settings.spool, patience=settings.upload_idle_seconds
+        )
+        path = await stack.enter_async_context(upload)
         items: Items = await stack.enter_async_context(aclosing(engine.label(path)))
+        if form == JSON:
+            result = await _unless_gone(request, _last(items))
+            return JSONResponse(describe(result, engine.recognizer, top_k))
         # Whatever is wrong with the video as a whole shows before its first segment, and still gets a status.
-        first = await anext(items)
-        if form != JSON:
-            # The upload must last until the answer ends: the body takes the stack along.
-            return StreamingResponse(
-                _stream(engine, first, items, top_k, form, stack.pop_all()), media_type=form, headers=_UNBUFFERED
-            )
-        last = first
-        async for item in items:
-            last = item
-            if await request.is_disconnected():
-                return Response(status_code=499)  # nobody reads it; nginx's number for a client that went away
-        assert isinstance(last, VideoResult)
-        return JSONResponse(describe(last, engine.recognizer, top_k))
+        first = await _unless_gone(request, anext(items))
+        answer = _Stream(_lines(engine, first, items, top_k, form), media_type=form, headers=_UNBUFFERED)
+        answer.stack = stack.pop_all()
+        return answer
 
 
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-async def _stream(
-    engine: Engine, first: SegmentResult | VideoResult, items: Items, top_k: int, form: str, stack: AsyncExitStack
+class _Stream(StreamingResponse):
+    """An answer in pieces. The upload and the work must last until it ends, however that happens: it takes them along."""
+
+    stack: AsyncExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.stack:
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(
+    engine: Engine, first: SegmentResult | VideoResult, items: Items, top_k: int, form: str
 ) -> AsyncGenerator[bytes, None]:
-    async with stack:
-        try:
-            yield _line(engine, first, top_k, form)
-            async for item in items:
-                yield _line(engine, item, top_k, form)
-        except Exception as error:  # the status is gone: the client learns of any error in the stream, and the log, too
-            yield _encode("problem", problem_of(error), form)
+    try:
+        yield _line(engine, first, top_k, form)
+        async for item in items:
+            yield _line(engine, item, top_k, form)
+    except Exception as error:  # the status is gone: the client learns of any error in the stream, and the log, too
+        yield _encode("problem", problem_of(error), form)
+
+
+async def _last(items: Items) -> VideoResult:
+    async for item in items:
+        if isinstance(item, VideoResult):
+            return item
+    raise RuntimeError("the engine gave no result")
+
+
+async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
+    """Awaits the work, and cancels it when the client goes away: raises ClientDisconnect then. For after the body."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        watching.cancel()
+        working.cancel()
+        await asyncio.wait({working, watching})
 
 
 def _line(engine: Engine, item: SegmentResult | VideoResult, top_k: int, form: str) -> bytes:

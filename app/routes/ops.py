@@ -5,6 +5,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from app import schemas
 from app.engine import Engine
+from app.problems import documented
 from pipelines.workers import workers
 
 router = APIRouter()
@@ -27,7 +28,7 @@ async def healthz() -> schemas.Health:
     return schemas.Health(status="ok")
 
 
-@router.get("/readyz", summary="Can it label videos?")
+@router.get("/readyz", summary="Can it label videos?", responses=documented("decoder"))
 async def readyz(request: Request) -> schemas.Health:
     """Answers 503 with the code decoder_unavailable when no video can be decoded. The model is there: without it nothing starts."""
     await run_in_threadpool(workers.start)

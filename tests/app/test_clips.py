@@ -1,5 +1,6 @@
 """POST /v1/clips through a real server process: both bodies, all forms of answer, every error, hostile and impatient clients."""
 
+import contextlib
 import json
 import os
 import socket
@@ -7,14 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import httpx
 import numpy as np
+import psutil
 import pytest
 
+from app.problems import STATUS
 from models import checkpoint
 from pipelines.frames import Frame
 from pipelines.label import Labelling, describe
@@ -42,12 +46,34 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict:
     return body
 
 
+def uploads(service: Service) -> list[str]:
+    """What the service holds of uploads: files in its spool, with a name or, as it does it, without."""
+    links = []
+    for descriptor in Path(f"/proc/{service.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(descriptor))
+    return [*os.listdir(service.spool), *(link for link in links if link.startswith(str(service.spool)))]
+
+
 def no_uploads_left(service: Service) -> bool:
-    for _ in range(50):
-        if not os.listdir(service.spool):
+    return wait_until(lambda: not uploads(service))
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    for _ in range(100):
+        if condition():
             return True
         time.sleep(0.1)
     return False
+
+
+def decoders(service: Service) -> int:
+    """Decoders at work, and the process that forks them."""
+    found = 0
+    for child in service.process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one, too
+            found += "decode_worker" in " ".join(child.cmdline())
+    return found
 
 
 def encode(path: Path, seconds: float, *, size: tuple[int, int] = (64, 48), fps: int = 5) -> Path:
@@ -153,7 +179,7 @@ def test_the_service_the_command_and_frames_one_by_one_give_the_same(client, mod
 
     def advance(segment):
         out = recognizer.advance(segment.features_LF[None], segment.memory_M[None], segment.mask_L[None])
-        segments.append(stream.advance(segment, out.scores_BC[0], out.memory_BM[0]).result)
+        segments.append(stream.advance(segment, out.scores_BC[0], out.scores_BLC[0], out.memory_BM[0]).result)
 
     def features(clips):
         for clip in clips:
@@ -235,6 +261,10 @@ def test_mistakes_in_forms_are_named(client):
     form = b'--b\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\n\r\nabc'
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     problem(client.post("/v1/clips", content=form, headers=kind), 400, "upload_malformed")
+    many = "".join(f'--b\r\nContent-Disposition: form-data; name="n{i}"\r\n\r\nx\r\n' for i in range(150))
+    long = f'--b\r\nContent-Disposition: form-data; name="video"; filename="{"a" * 20_000}"\r\n\r\nx\r\n'
+    for body in (many, long):
+        problem(client.post("/v1/clips", content=(body + "--b--\r\n").encode(), headers=kind), 400, "upload_malformed")
     problem(client.post("/v1/clips", json={"video": "x"}), 415, "upload_unsupported")
     problem(client.post("/v1/clips"), 415, "upload_unsupported")
 
@@ -251,6 +281,20 @@ def test_an_impossible_top_k_is_named(client, top_k):
     """With the parameter."""
     body = problem(post(client, params={"top_k": top_k}), 422, "parameter_bad")
     assert body["errors"][0]["parameter"] == "top_k"
+
+
+def test_the_api_description_shows_every_problem_with_its_code(client):
+    """By status, each with an example of the shape that it comes in."""
+    api = client.get("/openapi.json").json()
+    shown = {
+        code: (int(status), example["value"])
+        for status, answer in api["paths"]["/v1/clips"]["post"]["responses"].items()
+        for code, example in answer["content"].get("application/problem+json", {}).get("examples", {}).items()
+    }
+    expected = {code for code in STATUS if code.startswith(("upload", "video", "parameter", "busy", "not_acceptable"))}
+    assert expected <= set(shown)
+    for code, (status, example) in shown.items():
+        assert (example["code"], example["status"]) == (code, status) == (code, STATUS[code])
 
 
 def test_unknown_paths_and_methods_are_problems_too(client):
@@ -276,13 +320,50 @@ def test_an_upload_beyond_the_limit_is_refused_whether_announced_or_not(model, t
             for _ in range(400):
                 yield bytes(10_000)
 
-        try:
-            answer = client.post("/v1/clips", content=endless(), headers={"Content-Type": "video/mp4"})
-        except httpx.WriteError:
-            pass  # the server answered and closed before the client had said all
-        else:
-            problem(answer, 413, "upload_too_large")
+        # The answer comes while the client still sends, and reaches it.
+        answer = client.post("/v1/clips", content=endless(), headers={"Content-Type": "video/mp4"})
+        problem(answer, 413, "upload_too_large")
+        form = [("note", b"x" * 100_000)] * 5
+        problem(client.post("/v1/clips", files=form), 413, "upload_too_large")
         assert no_uploads_left(service)
+
+
+def test_an_upload_that_stops_half_way_is_given_up(model, tmp_path):
+    """After CRT_UPLOAD_IDLE_SECONDS without a byte, with 408; one that is slow and goes on is not."""
+    data = KITCHEN.read_bytes()
+    head = b"POST /v1/clips HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: video/mp4\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(data)
+    with running(model, tmp_path, CRT_UPLOAD_IDLE_SECONDS="1", CRT_THREADS="1") as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        for pieces, status in ((1, b"408"), (8, b"200")):
+            with socket.create_connection((host, int(port)), timeout=60) as raw:
+                raw.sendall(head)
+                for piece in range(pieces):
+                    raw.sendall(data[len(data) * piece // 8 : len(data) * (piece + 1) // 8])
+                    time.sleep(0.4)
+                answer = b"".join(iter(lambda: raw.recv(1 << 16), b""))
+            assert answer.split(b" ", 2)[1] == status, answer[:300]
+            assert (b"upload_stalled" in answer) == (status == b"408")
+        assert no_uploads_left(service)
+
+
+def test_a_full_disk_is_told_and_the_service_goes_on(model, tmp_path):
+    """507; a smaller upload fits."""
+    (tmp_path / "spool").mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "spool", tmp_path / "spool"], capture_output=True
+    ).returncode:
+        pytest.skip("a small file system cannot be mounted here: needs root")
+    try:
+        with (
+            running(model, tmp_path, CRT_THREADS="1") as service,
+            httpx.Client(base_url=service.url, timeout=60) as client,
+        ):
+            big = client.post("/v1/clips", content=bytes(8 << 20), headers={"Content-Type": "video/mp4"})
+            problem(big, 507, "upload_no_space")
+            assert post(client).status_code == 200
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "spool"], check=True)
 
 
 def test_a_video_over_its_budget_is_refused_in_bounded_time(model, tmp_path):
@@ -326,10 +407,7 @@ def test_a_client_that_goes_away_stops_the_work(service, tmp_path):
     """Its decoder is gone and its upload, too, long before the video could have been labelled."""
     video = encode(tmp_path / "long.mp4", 3600, fps=8)
 
-    def decoders() -> int:
-        return sum("decode_worker" in " ".join(child.cmdline()) for child in service.process.children(recursive=True))
-
-    idle = decoders()
+    idle = decoders(service)
     with (
         httpx.Client(base_url=service.url, timeout=60) as client,
         client.stream(
@@ -341,13 +419,23 @@ def test_a_client_that_goes_away_stops_the_work(service, tmp_path):
     ):
         lines = answer.iter_lines()  # kept: the answer is closed with it
         next(lines)
-        assert decoders() == idle + 1
+        assert decoders(service) == idle + 1
+        assert uploads(service)
     assert no_uploads_left(service)
-    for _ in range(50):
-        if decoders() == idle:
-            break
-        time.sleep(0.1)
-    assert decoders() == idle
+    assert wait_until(lambda: decoders(service) == idle)
+
+
+def test_a_client_that_tires_of_waiting_stops_the_work(service, tmp_path):
+    """As JSON there is nothing to send before the end: that the client is gone must show all the same."""
+    video = encode(tmp_path / "long.mp4", 3600, fps=8)
+    idle = decoders(service)
+    with (
+        httpx.Client(base_url=service.url, timeout=httpx.Timeout(60, read=2)) as client,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        post(client, video)
+    assert no_uploads_left(service)
+    assert wait_until(lambda: decoders(service) == idle)
 
 
 def test_a_client_that_breaks_off_its_upload_leaves_nothing(service):

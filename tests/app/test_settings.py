@@ -30,9 +30,10 @@ def test_an_impossible_value_is_named(monkeypatch):
     [
         ({"CRT_MODEL": "/nowhere"}, "checkpoint_bad"),
         ({"CRT_MODEl_": "x"}, "setting_bad"),
+        ({"CRT_SPOOL": "/nowhere"}, "CRT_SPOOL"),
         ({"PORT": "eighty"}, "PORT='eighty'"),
     ],
-    ids=["model", "name", "port"],
+    ids=["model", "name", "spool", "port"],
 )
 def test_a_service_that_cannot_start_says_why_in_one_line(variables, words):
     """And no traceback."""
