@@ -1,9 +1,11 @@
 """Videos through the service, end to end, against the bare loop of decoding and model, in clips per second.
 
-A real server process with a real client on this machine, posting HomeSim's example over HTTP; and, in a process of its own
-with the same number of threads, the same videos by decord, resize, backbone and CRT with nothing around them: no upload, no
-confined decoder, no events, no JSON. They take turns, so that a slow moment of the machine meets both; the figure is
-the fastest turn's, as others on the machine only slow one down. Clips are the model's, of T frames each.
+A real server process with a real client on this machine, posting HomeSim's example over HTTP; and the same videos by decord,
+resize, backbone and CRT with nothing around them: no upload, no confined decoder, no events, no JSON. One client is compared
+with one bare loop that gives the networks all cores; several clients at once with as many bare loops at once as there are
+cores, each with one thread. Every way has processes of its own, and they take turns, so that a slow moment of the machine
+meets all; rates are the fastest turn's, as others on the machine only slow one down. The last row is what labelling costs
+altogether, decoder included, and hardly depends on who else is at work. Clips are the model's, of T frames each.
 """
 
 import os
@@ -14,12 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import decord
 import httpx
 import numpy as np
+import psutil
 import torch
 
 from benchmarks.harness import FOLDER, Row, note
@@ -34,39 +38,68 @@ from pipelines.sample import Clipper, Sampler, fit
 
 VIDEO = FOLDER.parent / "examples" / "kitchen.mp4"
 VIDEOS = 8
-"""Posted in a turn."""
-CLIENTS = (1, 4)
+"""Labelled in a turn."""
+CLIENTS = 4
 """At once."""
+
+
+@dataclass(slots=True)
+class Way:
+    """A way to label the videos, and what its turns took."""
+
+    label: Callable[[int], int]
+    """Labels so many videos; returns the number of their clips."""
+    processes: list[psutil.Process]
+    """Those that work, and their children with them."""
+    wall: list[float] = field(default_factory=list)
+    """Seconds, a turn each."""
+    processor: list[float] = field(default_factory=list)
+    """Seconds of processor time, a turn each."""
+
+    def turn(self) -> int:
+        """Labels the videos once and notes what it took."""
+        spent, began = self._spent(), time.perf_counter()
+        clips = self.label(VIDEOS)
+        self.wall.append(time.perf_counter() - began)
+        self.processor.append(self._spent() - spent)
+        return clips
+
+    def _spent(self) -> float:
+        trees = [process for root in self.processes for process in (root, *root.children(recursive=True))]
+        # The first four: user and system, its own and that of children that have ended, which decoders have by now.
+        return sum(sum(process.cpu_times()[:4]) for process in trees)
 
 
 def run(turns: int = 5) -> Iterable[Row]:
     """turns: how often each is timed, after one turn that does not count."""
-    threads = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as folder:
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         model = BUNDLED if BUNDLED.is_dir() else untrained(Path(folder))
-        with bare(model, threads) as by_itself, service(model, threads) as url:
-            works: list[Callable[[], int]] = [by_itself]
-            works += [lambda clients=clients: post(url, clients) for clients in CLIENTS]  # type: ignore[misc]
-            bare_rate, *rates = rates_of(works, turns)
-    yield Row(metric="bare loop", value=bare_rate, unit="clips/s")
-    for clients, rate in zip(CLIENTS, rates, strict=True):
-        who = "1 client" if clients == 1 else f"{clients} clients at once"
-        yield Row(metric=f"POST /v1/clips, {who}", value=rate, unit="clips/s", peer="bare loop", ratio=rate / bare_rate)
-
-
-def rates_of(works: list[Callable[[], int]], turns: int) -> list[float]:
-    """Clips per second of each in its fastest turn. All must find the same number of clips."""
-    counts = {work() for work in works}
-    if len(counts) != 1:
-        raise RuntimeError(f"the ways found different numbers of clips: {counts}")
+        url, server = stack.enter_context(service(model, threads=cores))
+        loop = stack.enter_context(bare_loops(model, 1, threads=cores))
+        loops = stack.enter_context(bare_loops(model, cores, threads=1))
+        one = Way(lambda videos: post(url, videos, clients=1), [server])
+        many = Way(lambda videos: post(url, videos, clients=CLIENTS), [server])
+        ways = [loop, one, loops, many]
+        counts = {way.turn() for way in ways}
+        if len(counts) != 1:
+            raise RuntimeError(f"the ways found different numbers of clips: {counts}")
+        for _ in range(turns):
+            for way in ways:
+                way.turn()
     (clips,) = counts
-    fastest = [float("inf")] * len(works)
-    for _ in range(turns):
-        for index, work in enumerate(works):
-            began = time.perf_counter()
-            work()
-            fastest[index] = min(fastest[index], time.perf_counter() - began)
-    return [clips / seconds for seconds in fastest]
+    rates = [clips / min(way.wall[1:]) for way in ways]
+    costs = [min(way.processor[1:]) / clips * 1e3 for way in ways]
+    named = ["bare loop", "POST /v1/clips, 1 client", f"bare loops, {cores} at once"]
+    named.append(f"POST /v1/clips, {CLIENTS} clients at once")
+    for peer in (0, 2):
+        yield Row(metric=named[peer], value=rates[peer], unit="clips/s")
+        ratio = rates[peer + 1] / rates[peer]
+        yield Row(metric=named[peer + 1], value=rates[peer + 1], unit="clips/s", peer=named[peer], ratio=ratio)
+    yield Row(metric="processor time of a bare clip", value=costs[2], unit="ms")
+    yield Row(
+        metric="processor time of a served clip", value=costs[3], unit="ms", peer="the bare clip's", ratio=costs[3] / costs[2]
+    )  # fmt: skip
 
 
 def untrained(folder: Path) -> Path:
@@ -78,7 +111,7 @@ def untrained(folder: Path) -> Path:
     return folder
 
 
-def post(url: str, clients: int) -> int:
+def post(url: str, videos: int, *, clients: int) -> int:
     """Posts the videos over so many connections and counts their clips by what was sampled."""
 
     def labelled(client: httpx.Client) -> int:
@@ -87,11 +120,11 @@ def post(url: str, clients: int) -> int:
         return -(-int(answer.json()["video"]["sampled"]) // SPEC.frames)
 
     with httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(clients) as pool:
-        return sum(pool.map(lambda _: labelled(client), range(VIDEOS)))
+        return sum(pool.map(lambda _: labelled(client), range(videos)))
 
 
 @contextmanager
-def service(model: Path, threads: int) -> Iterator[str]:
+def service(model: Path, *, threads: int) -> Iterator[tuple[str, psutil.Process]]:
     """The service, as `make serve` starts it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -100,11 +133,10 @@ def service(model: Path, threads: int) -> Iterator[str]:
     environment |= {"HOST": "127.0.0.1", "PORT": str(port), "CRT_MODEL": str(model), "CRT_THREADS": str(threads)}
     environment["CRT_LOG_LEVEL"] = "warning"
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "app"], cwd=FOLDER.parent, env=environment, stdout=subprocess.DEVNULL
-    ) as process:
+    command = [sys.executable, "-m", "app"]
+    with subprocess.Popen(command, cwd=FOLDER.parent, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 300
             while True:
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError("the service did not start; its error output says why")
@@ -113,33 +145,33 @@ def service(model: Path, threads: int) -> Iterator[str]:
                     break
                 except httpx.TransportError:
                     time.sleep(0.1)
-            yield url
+            yield url, psutil.Process(process.pid)
         finally:
             process.terminate()
 
 
 @contextmanager
-def bare(model: Path, threads: int) -> Iterator[Callable[[], int]]:
-    """The bare loop in a process that, like the service, has its own threads."""
-    with subprocess.Popen(
-        [sys.executable, "-c", "from benchmarks.clips import answer; answer()", str(model), str(threads)],
-        cwd=FOLDER.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+def bare_loops(model: Path, count: int, *, threads: int) -> Iterator[Way]:
+    """So many bare loops, each in a process with so many threads; they share the videos."""
+    command = [sys.executable, "-c", "from benchmarks.clips import answer; answer()", str(model), str(threads)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, cwd=FOLDER.parent, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
 
-        def turn() -> int:
+    def label(videos: int) -> int:
+        for index, process in enumerate(processes):
             assert process.stdin is not None
-            assert process.stdout is not None
-            print(VIDEOS, file=process.stdin, flush=True)
-            return int(process.stdout.readline())
+            print(len(range(index, videos, count)), file=process.stdin, flush=True)
+        return sum(int(process.stdout.readline()) for process in processes if process.stdout is not None)
 
-        try:
-            yield turn
-        finally:
-            process.terminate()
+    try:
+        yield Way(label, [psutil.Process(process.pid) for process in processes])
+    finally:
+        for process in processes:
+            process.communicate()  # closes its input, upon which it ends
 
 
 def answer() -> None:
-    """In that process: the bare loop over as many videos as each line that comes in says."""
+    """In such a process: labels as many videos as each line that comes in says."""
     model, threads = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(threads)
     decord.logging.set_level(decord.logging.QUIET)
@@ -149,35 +181,34 @@ def answer() -> None:
 
 
 def by_itself(path: Path, recognizer: Recognizer) -> int:
-    """Decodes a video and runs the model over it: batches of clips through the backbone, segments through the CRT. Returns its clips."""
+    """Decodes a video and runs the model over it, in batches as large as the service's. Returns the number of its clips."""
     reader = decord.VideoReader(str(path), num_threads=1)
     times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
     sampler, clipper = Sampler(recognizer.spec.rate), Clipper(recognizer.spec)
     memory_BM = recognizer.initial_memory()[None]
+    clips: list[Clip] = []
     features: list[np.ndarray] = []
-    due: list[Clip] = []
     count = 0
 
     def advance(*, last: bool = False) -> None:
         nonlocal memory_BM, count
-        if due:
-            features.extend(recognizer.features(np.stack([clip.pixels for clip in due])))
-            count += len(due)
-            due.clear()
+        features.extend(recognizer.features(np.stack([clip.pixels for clip in clips])))
+        count += len(clips)
+        clips.clear()
         while len(features) >= recognizer.segment or (last and features):
             present = features[: recognizer.segment]
             del features[: recognizer.segment]
-            segment_LF = np.zeros((recognizer.segment, len(present[0])), np.float32)
-            segment_LF[: len(present)] = present
+            segment_BLF = np.zeros((1, recognizer.segment, len(present[0])), np.float32)
+            segment_BLF[0, : len(present)] = present
             mask_BL = np.arange(recognizer.segment)[None] < len(present)
-            memory_BM = recognizer.advance(segment_LF[None], memory_BM, mask_BL).memory_BM
+            memory_BM = recognizer.advance(segment_BLF, memory_BM, mask_BL).memory_BM
 
     for time_ in times:
         frame = reader.next()
         if ticks := sampler.take(float(time_)):
-            due += clipper.push(Frame(fit(frame.asnumpy(), recognizer.spec), float(time_)), ticks)
-            if len(due) >= CLIPS_A_CALL:
+            clips += clipper.push(Frame(fit(frame.asnumpy(), recognizer.spec), float(time_)), ticks)
+            if len(clips) >= CLIPS_A_CALL:
                 advance()
-    due += clipper.flush()
+    clips += clipper.flush()
     advance(last=True)
     return count

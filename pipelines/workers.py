@@ -160,6 +160,9 @@ class WorkerParent:
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",
+            # Without these, a decoder takes each frame's memory from the kernel and gives it back.
+            "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+            "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
         }
         with theirs:
             self._process = subprocess.Popen(
