@@ -60,12 +60,12 @@ def mean_class_accuracy(true: list[str], predicted: list[str]) -> tuple[float, d
 
 
 def frame_accuracy(
-    video: LabelledVideo, scores_SC: np.ndarray, labels: list[str], segment_seconds: float, *, step: float = 0.04
+    video: LabelledVideo, scores_NC: np.ndarray, labels: list[str], clip_seconds: float, *, step: float = 0.04
 ) -> tuple[int, int]:
-    """Right and all of a video's moments, `step` seconds apart: each has the label of the segment that it lies in."""
-    best = scores_SC.argmax(1)
-    times = np.arange(0, len(best) * segment_seconds - 1e-9, step)
-    predicted = [labels[best[int(t / segment_seconds)]] for t in times]
+    """Right and all of a video's moments, `step` seconds apart: each has the label of the clip that it lies in."""
+    best = scores_NC.argmax(1)
+    times = np.arange(0, len(best) * clip_seconds - 1e-9, step)
+    predicted = [labels[best[int(t / clip_seconds)]] for t in times]
     return sum(label_at(video.spans, float(t)) == p for t, p in zip(times, predicted, strict=True)), len(times)
 
 
@@ -106,7 +106,9 @@ class Scores:
     """A model's answer to one video."""
 
     scores_SC: np.ndarray
-    """float32[S, C], probabilities."""
+    """float32[S, C]: of the segments, probabilities."""
+    scores_NC: np.ndarray
+    """float32[N, C]: of the clips."""
     lengths_S: np.ndarray
     """int[S]: clips in each segment."""
 
@@ -118,13 +120,14 @@ def score(model: Checkpoint, clips: np.ndarray) -> Scores:
         [model.backbone(torch.from_numpy(np.array(clips[i : i + 32]))) for i in range(0, len(clips), 32)]
     )
     memory_BM = model.classifier.initial_memory(1)
-    scores, lengths = [], []
+    scores, clip_scores, lengths = [], [], []
     for segment_LF in features_NF.split(model.segment):
         out = model.classifier(segment_LF[None], memory_BM)
         memory_BM = out.memory_BM
         scores.append(out.logits_BC.softmax(-1)[0])
+        clip_scores.append(out.position_logits_BLC.softmax(-1)[0])
         lengths.append(len(segment_LF))
-    return Scores(torch.stack(scores).numpy(), np.array(lengths))
+    return Scores(torch.stack(scores).numpy(), torch.cat(clip_scores).numpy(), np.array(lengths))
 
 
 def measure(model: Checkpoint, videos: list[LabelledVideo], *, pixels: Path | None = None) -> dict[str, Any]:
@@ -150,7 +153,8 @@ def measure(model: Checkpoint, videos: list[LabelledVideo], *, pixels: Path | No
             "trimmed_class_accuracy": {label: round(share, 4) for label, share in shares.items()},
         }
     if days:
-        right, moments = np.array([frame_accuracy(v, found[v.name].scores_SC, labels, seconds) for v in days]).sum(0)
+        clip = model.spec.clip_seconds
+        right, moments = np.array([frame_accuracy(v, found[v.name].scores_NC, labels, clip) for v in days]).sum(0)
         points = drinks_by_gap(days, [found[v.name].scores_SC for v in days], labels, seconds)
         late, drinks = after(points, 20)
         figures |= {

@@ -1,7 +1,7 @@
-"""Predictions to events: runs of equal labels with start, end and confidence, as segments come.
+"""Predictions to events: runs of equal labels with start, end and confidence, as clips come.
 
 Hysteresis keeps events calm: the running label stays while its score is within `hold` of the best one. The background is
-no event, and neither is a run whose confidence stays below `least`.
+no event, and neither is a run that is shorter than `shortest` or whose confidence stays below `least`.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,18 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventOptions:
-    """How calm events are. Raises ValueError for values outside 0 to 1."""
+    """How calm events are. Raises ValueError for shares outside 0 to 1 and a negative time."""
 
     hold: float = 0.1
     """By how much another label must score higher to end a run."""
     least: float = 0.2
     """The least confidence, a run's mean score, of an event."""
+    shortest: float = 1.0
+    """Seconds."""
 
     def __post_init__(self) -> None:
+        if not self.shortest >= 0:
+            raise ValueError(f"shortest must be 0 seconds or more, got {self.shortest!r}")
         for name in ("hold", "least"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)!r}")
@@ -41,7 +45,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventChange:
-    """What a segment did to the events."""
+    """What a clip, or all clips of a segment, did to an event."""
 
     state: Literal["started", "updated", "ended"]
     event: Event
@@ -61,7 +65,7 @@ class RunState:
 
 
 class EventTracker:
-    """Turns segment scores into events; remembers one run, whatever the stream's length."""
+    """Turns clips' scores into events; remembers one run, whatever the stream's length."""
 
     def __init__(
         self,
@@ -77,9 +81,9 @@ class EventTracker:
         self._run = run
 
     def push(self, scores_C: np.ndarray, start: float, end: float) -> list[EventChange]:
-        """Takes a segment's probabilities float[C] over start to end seconds, later than all before."""
+        """Takes a clip's probabilities float[C] over start to end seconds, later than all before."""
         best, run = int(scores_C.argmax()), self._run
-        # A silence between segments ends a run: nothing is known of it.
+        # A silence between clips ends a run: nothing is known of it.
         if run is not None and start - run.end < 1e-6 and scores_C[best] - scores_C[run.label] <= self.options.hold:
             best = run.label
         seconds, changes = end - start, []
@@ -92,7 +96,8 @@ class EventTracker:
         if self.labels[run.label] == self.background:
             return changes
         event = self._event(run)
-        if run.told or event.confidence >= self.options.least:
+        long = run.end - run.start >= self.options.shortest - 1e-6
+        if run.told or (long and event.confidence >= self.options.least):
             changes.append(EventChange("updated" if run.told else "started", event))
             self._run = RunState(run.label, run.start, run.end, run.weighted, True)
         return changes

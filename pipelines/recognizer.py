@@ -20,7 +20,9 @@ class Prediction:
     """What the CRT makes of a batch of segments."""
 
     scores_BC: np.ndarray
-    """float32[B, C]: probabilities, each row sums to one."""
+    """float32[B, C]: of each segment, probabilities; each row sums to one."""
+    scores_BLC: np.ndarray
+    """float32[B, L, C]: of each of its clips."""
     memory_BM: np.ndarray
     """float32[B, M]: the next segments' memories."""
 
@@ -55,7 +57,8 @@ class Recognizer:
         mask = None if mask_BL.all() else torch.from_numpy(mask_BL)
         with self._turn:
             out = self.model.classifier(torch.from_numpy(segment_BLF), torch.from_numpy(memory_BM), mask)
-        return Prediction(out.logits_BC.softmax(-1).numpy(), out.memory_BM.numpy())
+        by_segment, by_clip = out.logits_BC.softmax(-1), out.position_logits_BLC.softmax(-1)
+        return Prediction(by_segment.numpy(), by_clip.numpy(), out.memory_BM.numpy())
 
 
 def fold_norms(network: torch.nn.Module) -> None:

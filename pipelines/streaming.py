@@ -3,7 +3,7 @@
     take(time) -> ticks             is this frame needed at all?
     push(frame, ticks) -> clips     clips due for the backbone
     add(clip, feature) -> segment   a segment due for the CRT, once full
-    advance(segment, scores, memory) -> step
+    advance(segment, scores, clip_scores, memory) -> step
 
 The state is that of the last finished segment: memory, position, running scores, a few KB whatever the stream's length. What came
 after it is not kept; frames from the position on are sent again after a break, and give again what they gave.
@@ -147,12 +147,18 @@ class Stream:
             self._state.memory_M,
         )
 
-    def advance(self, segment: Segment, scores_C: np.ndarray, memory_M: np.ndarray) -> Step:
-        """Finishes a due segment with its prediction and the next memory; the state moves on."""
+    def advance(self, segment: Segment, scores_C: np.ndarray, scores_LC: np.ndarray, memory_M: np.ndarray) -> Step:
+        """Finishes a due segment with its prediction, that of its clips and the next memory; the state moves on."""
         if segment.index != self._state.segments:
             raise ValueError(f"segment {self._state.segments} is due, got the prediction of {segment.index}")
         clips = int(segment.mask_L.sum())
-        changes = self._tracker.push(scores_C, segment.start, segment.end)
+        changes: list[EventChange] = []
+        for (clip, _), clip_scores_C in zip(self._pending[:clips], scores_LC[:clips], strict=True):
+            for change in self._tracker.push(clip_scores_C, clip.start, clip.end):
+                if change.state == "updated" and changes and changes[-1].state != "ended":
+                    changes[-1] = replace(changes[-1], event=change.event)  # one word a segment about each event
+                else:
+                    changes.append(change)
         totals = scores_C.astype(np.float64) * clips
         after, self._after = self._after[clips - 1], self._after[clips:]
         self._pending = self._pending[clips:]

@@ -1,4 +1,4 @@
-"""Events out of predictions, segment by segment."""
+"""Events out of predictions, clip by clip."""
 
 import numpy as np
 import pytest
@@ -45,6 +45,22 @@ def test_a_run_that_is_hardly_believed_is_no_event():
     assert late[0] == ("started", "Walk", 0.0, 4.0)
 
 
+def test_a_moment_is_no_event():
+    """A run is one from `shortest` on, and then from where it began."""
+    tracker = EventTracker(LABELS, "Background", EventOptions(shortest=1.0))
+    assert tracker.push(scores(walk=0.9), 0.0, 0.5) == []
+    assert tracker.push(scores(fall=0.9), 0.5, 1.0) == []
+    (change,) = tracker.push(scores(fall=0.9), 1.0, 1.5)
+    assert (change.state, change.event.label, change.event.start, change.event.end) == ("started", "Fall", 0.5, 1.5)
+
+
+@pytest.mark.parametrize("wrong", [{"hold": 1.1}, {"least": -0.1}, {"shortest": -1.0}, {"shortest": float("nan")}])
+def test_impossible_options_are_refused(wrong):
+    """By name."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        EventOptions(**wrong)
+
+
 def test_confidence_is_the_mean_score_over_time():
     """Long segments weigh more."""
     tracker = EventTracker(LABELS, "Background")
@@ -73,9 +89,3 @@ def test_a_tracker_goes_on_from_its_state():
             changes += tracker.push(s, 2.0 * i, 2.0 * i + 2)
         changes += tracker.flush()
         assert [(c.state, c.event.label, c.event.start, c.event.end) for c in changes] == whole
-
-
-def test_impossible_options_are_refused():
-    """By name."""
-    with pytest.raises(ValueError, match="hold"):
-        EventOptions(hold=2)

@@ -30,7 +30,10 @@ def feed(stream, some, *, finish=True):
         content = float((segment.features_LF[:, 0] * segment.mask_L).sum())
         memory = segment.memory_M * np.float32(0.5) + np.float32(content)
         b = 1 / (1 + np.exp(-float(memory[0]) / 100 + 3))
-        steps.append(stream.advance(segment, np.array([0.0, 1 - b, b], np.float32), memory))
+        scores = np.array([0.0, 1 - b, b], np.float32)
+        # Each clip a little surer of B than the one before: events begin inside segments, too.
+        by_clip = np.stack([scores + np.float32(0.1 * i) * np.array([0, -1, 1], np.float32) for i in range(SEGMENT)])
+        steps.append(stream.advance(segment, scores, by_clip, memory))
 
     def take(clips):
         for clip in clips:
@@ -115,6 +118,6 @@ def test_a_prediction_out_of_turn_is_refused():
     stream = fresh()
     feed(stream, frames(np.arange(0, 4, 1 / 8)), finish=False)
     segment = stream.rest()
-    stream.advance(segment, np.ones(3, np.float32) / 3, segment.memory_M)
+    stream.advance(segment, np.ones(3) / 3, np.ones((SEGMENT, 3)) / 3, segment.memory_M)
     with pytest.raises(ValueError, match="is due"):
-        stream.advance(segment, np.ones(3, np.float32) / 3, segment.memory_M)
+        stream.advance(segment, np.ones(3) / 3, np.ones((SEGMENT, 3)) / 3, segment.memory_M)
