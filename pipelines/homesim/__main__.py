@@ -12,7 +12,7 @@ from pipelines.homesim.make import make, write_video
 from pipelines.homesim.scenario import SPLITS, Performance, Recording, plan
 
 # The set that the bundled model was trained on.
-DEFAULT = {"train": (120, 110), "validation": (8, 6), "test": (20, 20)}
+DEFAULT = {"train": (110, 165), "validation": (8, 10), "test": (20, 24)}
 """For each split, trimmed clips of each class and untrimmed days."""
 
 
@@ -38,13 +38,13 @@ def main() -> None:
     maker.add_argument("--split", choices=(*SPLITS, "all"), default="all")
     maker.add_argument("--clips", type=int, help="trimmed clips of each class, instead of the default set's")
     maker.add_argument("--days", type=int, help="untrimmed days, instead of the default set's")
-    maker.add_argument("--day-seconds", type=float, default=200.0)
+    maker.add_argument("--day-seconds", type=float, default=180.0)
     maker.add_argument("--size", default="320x240", help="width x height")
     maker.add_argument("--workers", type=int, default=2)
     one = commands.add_parser("clip", help="write one trimmed clip")
     one.add_argument("label", choices=activities.LABELS)
     one.add_argument("file", type=Path)
-    one.add_argument("--numbers", default="80,80,0,2", help="person,room,take,camera")
+    one.add_argument("--numbers", default="2280,2280,0,2", help="person,room,take,camera")
     one.add_argument("--size", default="640x480")
     one.add_argument("--fps", type=float, default=25.0)
     preview = commands.add_parser("preview", help="draw a contact sheet to look at")

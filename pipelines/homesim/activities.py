@@ -52,6 +52,11 @@ def leave(a: Actor) -> None:
     """Goes to the door and out."""
     hinge_x, door_y, door_w = a.room.door
     spot = a.room.spots["door"]
+    # The way to the door is a walk; it is the last metre that tells where it leads.
+    here = a.root[:2] - (spot.x, spot.y)
+    if (far := float(np.hypot(*here))) > 1.2:
+        near = here / far
+        a.go(spot.x + 0.9 * float(near[0]), spot.y + 0.9 * float(near[1]))
     with a.label("Leave"):
         a.go(spot.x, spot.y, 0.0)
         a.move(0.6, a.with_hands((0.7, 0.0, -0.25)), door=1.0)
@@ -71,16 +76,6 @@ def walk(a: Actor, seconds: float | None = None) -> None:
             if np.hypot(*(target - a.root[:2])) > 0.8:
                 a.walk(float(target[0]), float(target[1]))
     a.spot = None
-
-
-def go_to(a: Actor, spot: str) -> None:
-    """Walks to a spot; a way of two steps or more is a walk."""
-    at = a.room.spots[spot]
-    if np.hypot(at.x - a.root[0], at.y - a.root[1]) > 1.2:
-        with a.label("Walk"):
-            a.go_to(spot)
-    else:
-        a.go_to(spot)
 
 
 def _seat_pose(a: Actor, spot: str) -> np.ndarray:
@@ -259,11 +254,12 @@ def watch_television(a: Actor, seconds: float) -> None:
 
 
 def cook_stir(a: Actor, seconds: float) -> None:
-    """Stirs the pot on the stove."""
+    """Stirs the pot on the stove with one hand; the other hangs down or rests on the hip."""
     hand, _ = a.working
+    idle_hand = (0.12, -0.12, -0.95) if a.rng.random() < 0.5 else (0.05, -0.35, -0.55)
     with a.label("Cook.Stir"):
         a.held = SPOON
-        a.move(0.6, a.with_hands((0.80, 0.12, -0.22), (0.55, 0.0, -0.55), spine=(0.14, 0, 1), head=(0.4, 0, 1)))
+        a.move(0.6, a.with_hands((0.80, 0.12, -0.22), idle_hand, spine=(0.14, 0, 1), head=(0.4, 0, 1)))
         end = a.seconds + seconds
         while a.seconds < end:
             f, size = a.rng.uniform(0.8, 1.5), a.rng.uniform(0.12, 0.2)

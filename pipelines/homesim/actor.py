@@ -81,6 +81,8 @@ class Actor:
         self._frames = 0
         self._labels: list[Span] = []
         self._visible: list[Span] = []
+        self._named = 0
+        """How many labels are open at this moment."""
 
     # -- time and labels ------------------------------------------------------------------------------------------
 
@@ -92,7 +94,9 @@ class Actor:
     def label(self, label: str, visible: str | None = None) -> Iterator[None]:
         """All that happens inside is `label`; `visible` is its visible label where that is another."""
         start = self._frames
+        self._named += 1
         yield
+        self._named -= 1
         self._labels.append(Span(start, self._frames, label))
         self._visible.append(Span(start, self._frames, visible or label))
 
@@ -100,8 +104,19 @@ class Actor:
     def seen_as(self, visible: str) -> Iterator[None]:
         """Background for people, but something to see."""
         start = self._frames
+        self._named += 1
         yield
+        self._named -= 1
         self._visible.append(Span(start, self._frames, visible))
+
+    @contextmanager
+    def walking(self, distance: float) -> Iterator[None]:
+        """A way of more than a step is a Walk, wherever it leads, unless it is part of something that has a name."""
+        if self._named or distance < 0.7:
+            yield
+        else:
+            with self.label("Walk"):
+                yield
 
     def track(self) -> Track:
         """The timeline so far, with the small restless motion that no living body is without."""
@@ -223,10 +238,13 @@ class Actor:
 
     def walk(self, x: float, y: float) -> None:
         """Walks straight to (x, y)."""
+        distance = float(np.hypot(x - self.root[0], y - self.root[1]))
+        if distance >= 0.12:
+            with self.walking(distance):
+                self._walk(x, y, distance)
+
+    def _walk(self, x: float, y: float, distance: float) -> None:
         dx, dy = x - self.root[0], y - self.root[1]
-        distance = float(np.hypot(dx, dy))
-        if distance < 0.12:
-            return
         self.turn(float(np.arctan2(dy, dx)))
         speed = 0.62 * self.body.height * self.rng.uniform(0.75, 1.15)
         stride = self.rng.uniform(0.62, 0.78) * self.body.height
@@ -259,6 +277,10 @@ class Actor:
 
     def go(self, x: float, y: float, yaw: float | None = None) -> None:
         """Walks to (x, y), around the furniture by way of the free floor, and turns to `yaw`."""
+        with self.walking(float(np.hypot(x - self.root[0], y - self.root[1]))):
+            self._go(x, y, yaw)
+
+    def _go(self, x: float, y: float, yaw: float | None) -> None:
         x0, y0, x1, y1 = self.room.floor_free
         here = self.root[:2]
         inside_here = x0 - 0.1 <= here[0] <= x1 + 0.1 and y0 - 0.1 <= here[1] <= y1 + 0.1
@@ -275,6 +297,12 @@ class Actor:
 
     def go_to(self, spot: str) -> None:
         at = self.room.spots[spot]
+        with self.walking(float(np.hypot(at.x - self.root[0], at.y - self.root[1]))):
+            self._go_to(spot)
+        self.spot = spot
+
+    def _go_to(self, spot: str) -> None:
+        at = self.room.spots[spot]
         if spot == "desk":
             side = self.room.spots["desk_side"]
             self.go(side.x + (0.25 if at.x > at.seat_x else -0.25), side.y)
@@ -282,4 +310,3 @@ class Actor:
             self.turn(at.yaw)
         else:
             self.go(at.x, at.y, at.yaw)
-        self.spot = spot

@@ -1,4 +1,4 @@
-"""Cameras: where they hang, and the ray of each pixel. Seven ways of mounting, named c01 to c07 as in Toyota Smarthome."""
+"""Cameras: where they are, and the ray of each pixel. Seven stretches of wall, named c01 to c07 as in Toyota Smarthome."""
 
 from dataclasses import dataclass
 
@@ -48,22 +48,29 @@ class Camera:
         ), local[..., 2]
 
     @classmethod
-    def random(cls, mount: int, room: Room, focus: np.ndarray, rng: np.random.Generator) -> "Camera":
-        """Hangs camera `mount` (1 to 7) in the room and points it at `focus` (float[3]), roughly."""
+    def random(
+        cls, mount: int, room: Room, focus: np.ndarray, rng: np.random.Generator, *, wide: bool = False
+    ) -> "Camera":
+        """Puts a camera somewhere on stretch `mount` (1 to 7) of the walls and points it at `focus` (float[3]), roughly.
+
+        Most hang above people's heads; some stand on a shelf or a cupboard, at 0.9 to 1.5 m. A `wide` one has the whole room in view.
+        """
         w, d, h = room.width, room.depth, room.height
-        x, y, low, high = {
-            1: (0.15, 0.15, 1.9, 2.35),
-            2: (w - 0.15, d - 0.75, 1.7, 2.3),
-            3: (0.15, d - 0.80, 1.9, 2.35),
-            4: (w - 0.15, 0.15, 1.5, 2.3),
-            5: (w * 0.5, 0.12, 1.4, 2.2),
-            6: (w - 0.30, d * 0.5, 1.25, 1.75),
-            7: (0.15, d * 0.5, 1.5, 2.3),
+        # Once round the room but for the kitchen's wall: the left wall toward the door's side, then the near and the right one.
+        (x0, y0), (x1, y1) = {
+            1: ((0.12, 0.30 * d), (0.12, 0.12)),
+            2: ((w - 0.12, 0.72 * d), (w - 0.12, d - 0.66)),
+            3: ((0.12, d - 0.66), (0.12, 0.66 * d)),
+            4: ((0.72 * w, 0.12), (w - 0.12, 0.12)),
+            5: ((0.40 * w, 0.12), (0.60 * w, 0.12)),
+            6: ((w - 0.12, 0.25 * d), (w - 0.12, 0.62 * d)),
+            7: ((0.12, 0.62 * d), (0.12, 0.34 * d)),
         }[mount]
-        position = np.array(
-            [x + rng.uniform(-0.05, 0.05), y + rng.uniform(-0.05, 0.05), rng.uniform(low, min(high, h - 0.1))]
-        )
-        position[:2] = np.clip(position[:2], 0.08, (w - 0.08, d - 0.08))
+        along, off = rng.uniform(), rng.uniform(0, 0.25)
+        height = rng.uniform(1.5, min(2.4, h - 0.1)) if rng.random() < 0.65 else rng.uniform(0.9, 1.5)
+        position = np.array([x0 + (x1 - x0) * along, y0 + (y1 - y0) * along, height])
+        inward = np.array([w / 2, d / 2]) - position[:2]
+        position[:2] += inward / np.linalg.norm(inward) * off
         forward = focus + rng.normal(0, (0.12, 0.12, 0.08)) - position
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, (0, 0, 1))
@@ -74,7 +81,7 @@ class Camera:
             [right * np.cos(roll) + down * np.sin(roll), down * np.cos(roll) - right * np.sin(roll), forward]
         )
         return cls(
-            position=position, axes=axes, focal=float(1 / np.tan(np.radians(rng.uniform(62, 84)) / 2)),
+            position=position, axes=axes, focal=float(1 / np.tan(np.radians(rng.uniform(*((76, 98) if wide else (60, 90)))) / 2)),
             gain=float(rng.uniform(0.75, 1.3)), gamma=float(rng.uniform(0.42, 0.6)),
             white=np.clip(rng.normal(1, 0.07, 3), 0.8, 1.2), noise=float(rng.choice([1.0, 2.5, 5.0, 8.0])),
             vignette=float(rng.uniform(0, 0.35)), infrared=bool(rng.random() < 0.08),

@@ -105,11 +105,11 @@ def test_splits_share_no_person_no_room_and_no_camera():
 
 def test_made_files_are_h264_with_toyota_names_and_annotations(tmp_path):
     """The manifest names every video; times in the annotations lie within it; a second run makes nothing anew."""
-    recordings = [Recording(80, 81, 7, 2, "Drink.Fromcup"), Recording(80, 81, 7, 2, None, 20.0)]
+    recordings = [Recording(2280, 2281, 7, 2, "Drink.Fromcup"), Recording(2280, 2281, 7, 2, None, 20.0)]
     rows = list(make(recordings, tmp_path, width=64, height=48, seed=0, workers=1))
     assert len(rows) == 2
-    clip = tmp_path / "trimmed" / "Drink.Fromcup_p80_r81_v07_c02.mp4"
-    assert re.fullmatch(r"[\w.]+_p\d\d_r\d\d_v\d\d_c\d\d\.mp4", clip.name)
+    clip = tmp_path / "trimmed" / "Drink.Fromcup_p2280_r2281_v07_c02.mp4"
+    assert re.fullmatch(r"[\w.]+_p\d{2,4}_r\d{2,4}_v\d\d_c\d\d\.mp4", clip.name)
     with av.open(str(clip)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 64, 48)
