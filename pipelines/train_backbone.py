@@ -26,7 +26,7 @@ from tqdm import tqdm
 from models.small import SPEC, WIDTHS, SmallBackbone
 from pipelines.config import Config
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
-from pipelines.homesim.scenario import MIRRORED, POSE_RATE
+from pipelines.homesim.scenario import PAIRS, POSE_JOINTS, POSE_RATE
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class ClipTable:
     ) -> None:
         self.arrays: list[np.ndarray] = []
         where, targets, joints = [], [], []
-        nowhere = np.full((len(MIRRORED), 3), np.nan, np.float32)
+        nowhere = np.full((len(POSE_JOINTS), 3), np.nan, np.float32)
         for index, video in enumerate(videos):
             array = np.load(files[video.name], mmap_mode="r")
             self.arrays.append(array)
@@ -95,7 +95,6 @@ def augment(picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator) -
         picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.5:
         picture = picture[:, ::-1]
-        joints = joints[list(MIRRORED)]
         joints[:, 0] = 1 - joints[:, 0]
     if rng.random() < 0.12:
         grey = picture.reshape(height, width, channels // 3, 3).mean(-1, keepdims=True)
@@ -103,6 +102,20 @@ def augment(picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator) -
             np.broadcast_to(grey, (height, width, channels // 3, 3)).reshape(height, width, channels).astype(np.uint8)
         )
     return np.ascontiguousarray(picture), joints
+
+
+def by_side(joints: np.ndarray) -> np.ndarray:
+    """Joints float32[J, 3] with, of each pair, the one further left in the picture first; of half a pair nothing.
+
+    Which hand is the left one cannot be told from a small picture, from behind least of all; which one is on the left side can.
+    """
+    joints = joints.copy()
+    for first, second in PAIRS:
+        if np.isnan(joints[[first, second], 0]).any():
+            joints[[first, second]] = np.nan
+        elif joints[first, 0] > joints[second, 0]:
+            joints[[first, second]] = joints[[second, first]]
+    return joints
 
 
 def recolour(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
@@ -131,7 +144,7 @@ def _batches(
                 rng = np.random.default_rng([seed, step])
                 picks = np.minimum(np.searchsorted(weights, rng.random(batch)), len(table) - 1)
                 pairs = [augment(table.picture(i), table.joints[i], rng) for i in picks]
-                made = np.stack([p for p, _ in pairs]), table.targets[picks], np.stack([j for _, j in pairs])
+                made = np.stack([p for p, _ in pairs]), table.targets[picks], np.stack([by_side(j) for _, j in pairs])
                 while not stop.is_set():
                     try:
                         ready.put(made, timeout=0.5)

@@ -193,7 +193,7 @@ def train_crt(
                     total = total + F.cross_entropy(
                         out.logits_BC, whole, weights, ignore_index=IGNORE, label_smoothing=o.label_smoothing
                     )
-                    total = total + 0.5 * F.cross_entropy(
+                    total = total + F.cross_entropy(
                         out.position_logits_BLC.flatten(0, 1),
                         chunk.targets_SBL[s].flatten(),
                         weights,

@@ -10,8 +10,9 @@ from pipelines import evaluate
 from pipelines.config import BadConfig, Config, read_config
 from pipelines.datasets import LabelledVideo, Span
 from pipelines.homesim.make import make
-from pipelines.homesim.scenario import Recording
+from pipelines.homesim.scenario import POSE_JOINTS, Recording
 from pipelines.train import run
+from pipelines.train_backbone import by_side
 from pipelines.train_crt import IGNORE, Sequence, chunks, predict_all, segment_targets, train_crt
 
 LABELS = ["Background", "Drink.Fromcup", "Drink.Fromglass", "Walk"]
@@ -27,8 +28,8 @@ def one_hot(*labels):
     return np.eye(len(LABELS))[[LABELS.index(label) for label in labels]]
 
 
-def test_every_moment_has_the_label_of_its_segment():
-    """Half a segment wrong is half a segment's time wrong; what no span covers is background."""
+def test_every_moment_has_the_label_of_its_clip():
+    """Half a clip wrong is half a clip's time wrong; what no span covers is background."""
     video = untrimmed([Span(0.0, 3.0, "Walk")])
     right, all_ = evaluate.frame_accuracy(video, one_hot("Walk", "Walk", "Background"), LABELS, 2.0)
     assert all_ == 150
@@ -40,6 +41,18 @@ def test_a_clips_label_is_the_best_mean_without_background():
     scores = np.array([[0.9, 0.05, 0.05, 0.0], [0.5, 0.0, 0.1, 0.4]])
     assert evaluate.clip_label(scores, LABELS) == "Walk"
     assert evaluate.clip_label(scores, LABELS, [40, 1]) == "Drink.Fromglass"
+
+
+def test_joints_are_told_by_the_side_on_which_they_are_seen():
+    """The hand further left comes first, with its height; where one of two is not seen, neither is told."""
+    joints = np.zeros((len(POSE_JOINTS), 3), np.float32)
+    joints[3:7] = [(0.8, 0.1, 1.0), (0.2, 0.5, 2.0), (0.4, 0.0, 0.5), (0.3, np.nan, np.nan)]
+    joints[6, 0] = np.nan
+    told = by_side(joints)
+    assert told[3].tolist() == [np.float32(x) for x in (0.2, 0.5, 2.0)]
+    assert told[4].tolist() == [np.float32(x) for x in (0.8, 0.1, 1.0)]
+    assert np.isnan(told[5:7]).all()
+    assert (told[:3] == 0).all()
 
 
 def test_mean_class_accuracy_counts_every_class_alike():
@@ -119,8 +132,8 @@ def test_an_epoch_shows_every_clip_once_and_starts_each_video_afresh():
 def test_the_whole_run_makes_a_model_and_resumes(tmp_path):
     """Four recordings, two steps: what comes out loads as a checkpoint with measured figures; a second call trains nothing anew."""
     recordings = [
-        Recording(1, 1, 0, 1, "Drink.Fromcup"), Recording(61, 62, 0, 5, "Walk"), Recording(80, 81, 0, 2, "Walk"),
-        Recording(1, 1, 0, 1, None, 20.0), Recording(82, 81, 0, 2, None, 20.0), Recording(63, 61, 0, 5, None, 20.0),
+        Recording(1, 1, 0, 1, "Drink.Fromcup"), Recording(2061, 2062, 0, 5, "Walk"), Recording(2280, 2281, 0, 2, "Walk"),
+        Recording(1, 1, 0, 1, None, 20.0), Recording(2282, 2281, 0, 2, None, 20.0), Recording(2063, 2061, 0, 5, None, 20.0),
     ]  # fmt: skip
     list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
     path = tmp_path / "tiny.yaml"
