@@ -42,6 +42,7 @@ _PREFIXES = {
     b"DKIF": Container("ivf", "ivf"),
     b"\x00\x00\x01\xba": Container("mpegps", "mpeg"),
     b"\x00\x00\x01\xb3": Container("mpegvideo", "mpegvideo"),
+    b"\x00\x00\x01\xb0": Container("mpeg4", "m4v"),
 }
 _MP4_BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid"}
 _PICTURE_BRANDS = {b"avif", b"heic", b"heix", b"mif1", b"heim"}
@@ -122,10 +123,14 @@ def _raw_stream(head: bytes) -> Container | None:
 
 
 def _is_transport_stream(head: bytes) -> bool:
-    """Sync bytes at the distance of a packet, with (M2TS) or without time codes before each."""
+    """Sync bytes at the distance of a packet (188 bytes, M2TS 192, with check bytes 204), four in a row.
+
+    A recording that was cut out of a broadcast may begin within a packet.
+    """
     return any(
-        len(head) > first + 2 * size and all(head[first + size * n] == 0x47 for n in range(3))
-        for first, size in ((0, 188), (4, 192), (0, 204))
+        all(head[first + size * n : first + size * n + 1] == b"\x47" for n in range(4))
+        for size in (188, 192, 204)
+        for first in range(size)
     )
 
 

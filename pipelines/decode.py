@@ -11,7 +11,6 @@ a pipe, and the worker waits when nobody reads. What comes from the worker is ch
 have been taken over by the video. No pickles, no sizes that it chooses.
 """
 
-import json
 import logging
 import math
 import os
@@ -22,15 +21,17 @@ from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import CrtError
 from models.spec import ClipSpec
 from pipelines import containers
 from pipelines.errors import DecoderDied, UnreadableVideo, VideoError
 from pipelines.frames import Frame
+from pipelines.sample import EPSILON, MAX_GAP
 from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
 from pipelines.workers import Worker, workers
 
@@ -39,6 +40,26 @@ _HEADER = struct.Struct("<cI")
 _FRAME = struct.Struct("<dI")
 _MAX_JSON = 1 << 16
 _told: set[str] = set()
+_T = TypeVar("_T", bound="_Message")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class _First(_Message):
+    info: VideoInfo
+    unconfined: list[str]
+
+
+class _Last(_Message):
+    summary: VideoSummary
+    warnings: list[VideoWarning]
+
+
+class _Error(_Message):
+    code: str
+    message: str
 
 
 def open_video(
@@ -57,7 +78,7 @@ def open_video(
     errors.py, for what cannot be decoded at all, and DecoderUnavailable where no worker can be started.
     """
     budget = budget or Budget()
-    request = {
+    request: dict[str, Any] = {
         "spec": spec.to_dict(),
         "rate": spec.rate if rate is None else rate,
         "budget": asdict(budget),
@@ -70,7 +91,7 @@ def open_video(
     try:
         if started is not None:
             started(worker.kill)
-        return Video(worker, spec)
+        return Video(worker, spec, rate=request["rate"], duration=budget.duration)
     except BaseException:
         worker.close()
         raise
@@ -94,8 +115,12 @@ class Video:
     info: VideoInfo
     """The header's claims."""
 
-    def __init__(self, worker: Worker, spec: ClipSpec) -> None:
+    def __init__(self, worker: Worker, spec: ClipSpec, *, rate: float, duration: float) -> None:
+        """rate and duration are what was asked of the worker, in ticks a second and in seconds."""
         self._worker = worker
+        self._duration = duration
+        # A longer silence is not bridged, so no frame can fill more.
+        self._most_ticks = math.ceil((MAX_GAP + EPSILON) * rate) + 1
         self._shape = (spec.height, spec.width, 3)
         self._summary: VideoSummary | None = None
         self.warnings: list[VideoWarning] = []
@@ -103,12 +128,13 @@ class Video:
         kind, length = self._header()
         if kind != b"I":
             raise self._protocol_error(kind)
-        first = self._json(length)
-        self.info = VideoInfo(**first["info"])
-        for what in first["unconfined"]:
+        first = self._checked(_First, length)
+        self.info = first.info
+        self._time = -math.inf
+        for what in first.unconfined:
             if what not in _told:
                 _told.add(what)
-                _LOG.warning("video is decoded with less protection than could be: %s", what)
+                _LOG.warning("video is decoded with less protection than could be: %r", what)
 
     def __iter__(self) -> Self:
         return self
@@ -134,11 +160,14 @@ class Video:
             self._worker.read_into(memoryview(meta))
             self._worker.read_into(pixels.data.cast("B"))
             time, ticks = _FRAME.unpack(meta)
+            if not (self._time < time <= self._duration and 1 <= ticks <= self._most_ticks):
+                raise self._protocol_error(kind)
+            self._time = time
             return Frame(pixels, time), ticks
         if kind == b"S":
-            last = self._json(length)
-            self.warnings = [VideoWarning(code, detail) for code, detail in last["warnings"]]
-            self._summary = VideoSummary(**last["summary"])
+            last = self._checked(_Last, length)
+            self.warnings = last.warnings
+            self._summary = last.summary
             raise StopIteration
         raise self._protocol_error(kind)
 
@@ -170,32 +199,36 @@ class Video:
         self._worker.read_into(memoryview(header))
         kind, length = _HEADER.unpack(header)
         if kind == b"E":
-            raise _error(self._json(length))
+            raise _error(self._checked(_Error, length))
         return kind, length
 
-    def _json(self, length: int) -> dict[str, Any]:
+    def _body(self, length: int) -> bytes:
         if length > _MAX_JSON:
             raise self._protocol_error(b"J")
         body = bytearray(length)
         self._worker.read_into(memoryview(body))
-        value = json.loads(body)
-        if not isinstance(value, dict):
-            raise self._protocol_error(b"J")
-        return value
+        return bytes(body)
+
+    def _checked(self, kind: type[_T], length: int) -> _T:
+        """A message of the worker's, with every field as it must be."""
+        try:
+            return kind.model_validate_json(self._body(length))
+        except ValidationError as error:
+            _LOG.error("the decoding process sent a wrong message: %r", error.errors()[0])
+            raise self._protocol_error(b"J") from None
 
     @staticmethod
     def _protocol_error(kind: bytes) -> DecoderDied:
         return DecoderDied(f"The process that decoded this video spoke out of turn ({kind!r}) and was ended.")
 
 
-def _error(value: dict[str, Any]) -> CrtError:
+def _error(value: _Error) -> CrtError:
     """The error that the worker named; one that it should not have is this program's fault."""
     kinds: list[type[VideoError]] = [VideoError]
     for kind in kinds:
         kinds += kind.__subclasses__()
     by_code = {kind.code: kind for kind in kinds}
-    message = str(value.get("message"))
-    if kind_named := by_code.get(str(value.get("code"))):
-        return kind_named(message)
-    _LOG.error("the decoding process failed: %s", message)
+    if kind_named := by_code.get(value.code):
+        return kind_named(value.message)
+    _LOG.error("the decoding process failed: %r", value.message)
     return DecoderDied("The process that decoded this video failed; the log says where.")

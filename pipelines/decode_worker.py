@@ -181,7 +181,7 @@ def _decode(
     output.json(b"I", {"info": asdict(reading.info), "unconfined": unconfined})
     for time, ticks, pixels in reading:
         output.frame(time, ticks, fit(pixels, spec))
-    warnings = [[warning.code, warning.detail] for warning in reading.warnings]
+    warnings = [asdict(warning) for warning in reading.warnings]
     output.json(b"S", {"summary": asdict(reading.summary), "warnings": warnings})
 
 

@@ -30,10 +30,14 @@ _DECORD_READS = {"mp4", "matroska", "avi", "flv"}
 _DECORD_LACKS = {"av1", "libdav1d", "libaom-av1"}
 _DECORD_MIN_SIDE = 17
 _MATROSKA_DURATION = re.compile(r"([0-9]{1,9}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]{0,9})?)")
-_MAY_START_ANEW = {"mpegts", "mpegps", "flv", "h264", "hevc", "mpegvideo"}
+_MAY_START_ANEW = {"mpegts", "mpegps", "flv", "h264", "hevc", "mpeg4", "mpegvideo"}
 """Without an index for the whole: a recorder that starts again, or files joined end to end, start the times again."""
 _ANEW_AFTER = 5
 """So many frames in a row more than a second too early are a new start; fewer come late out of a damaged part."""
+_LEAP = 1.0
+"""Seconds. A frame that is so much later than the one before it may be misplaced, or come after a gap."""
+_LEAP_CONFIRMED_BY = 3
+"""So many frames in a row behind a leap are a gap; after fewer, the next one falls back, and they were misplaced."""
 _MAX_DEMUX_ERRORS = 100
 """A container that gives errors this often in a row has nothing more to give."""
 
@@ -59,6 +63,8 @@ class Reader(Protocol):
     """Packets that could not be decoded, so far."""
     jumps: int
     """Backward jumps of the times that were closed up, so far."""
+    misplaced: int
+    """Frames left out because their times were far ahead of those of the frames around them, so far."""
 
     def pictures(self) -> Iterator[Picture]:
         """In order of presentation. Raises ReaderFailed when another reader may do better."""
@@ -80,7 +86,7 @@ class PyavReader:
 
     def __init__(self, path: str, container: Container, *, threads: int, max_pixels: int) -> None:
         """Raises CorruptVideo, NoVideoStream, UnsupportedVideo, DecodeMemory or VideoTooLarge."""
-        self.failed = self.jumps = 0
+        self.failed = self.jumps = self.misplaced = 0
         self._max_pixels = max_pixels
         self._may_start_anew = container.name in _MAY_START_ANEW
         try:
@@ -146,8 +152,7 @@ class PyavReader:
         shift: float | None = None
         latest = -usual
         early = 0
-        for frame in self._frames():
-            self._check_size(frame.width, frame.height)
+        for frame in self._settled():
             length = float(frame.duration * frame.time_base) if frame.duration else 0.0
             time = frame.time
             if time is None:  # no times in the file, as in a raw stream
@@ -160,6 +165,30 @@ class PyavReader:
                 shift = latest + usual - time
             latest = max(latest, time + shift)
             yield Picture(time + shift, time + shift + length, partial(_upright, frame))
+
+    def _settled(self) -> Iterator[av.VideoFrame]:
+        """The frames without those of a wrong, far too late time: all later ones would seem to come too late."""
+        latest: float | None = None
+        held: list[av.VideoFrame] = []
+        for frame in self._frames():
+            self._check_size(frame.width, frame.height)
+            time = frame.time
+            if time is None:  # then none has one
+                yield frame
+                continue
+            if held and time < held[0].time - _LEAP / 2:
+                self.misplaced += len(held)
+                held = []
+            if held or latest is None or time - latest > _LEAP:
+                held.append(frame)
+                if len(held) <= _LEAP_CONFIRMED_BY:
+                    continue
+                yield from held
+                held = []
+            else:
+                yield frame
+            latest = time
+        yield from held
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         errors = 0
@@ -217,7 +246,7 @@ class DecordReader:
     """A sound video in a common format."""
 
     name = "decord"
-    failed = jumps = 0
+    failed = jumps = misplaced = 0
 
     def __init__(self, path: str, *, info: VideoInfo, threads: int) -> None:
         """Raises ReaderFailed for a video that decord rejects, or whose times or sizes it gets wrong."""
@@ -231,8 +260,10 @@ class DecordReader:
         if count == 0 or times.shape != (count, 2) or not np.isfinite(times).all():
             raise ReaderFailed("decord finds no times")
         starts = times[:, 0]
-        if abs(starts[0]) > 1e-6 or (np.diff(starts) < 0).any() or _far_from_claim(starts, info):
-            raise ReaderFailed("decord's times are wrong")
+        steps = np.diff(starts)
+        # decord sorts times: one that is wrong would move all frames after it.
+        if abs(starts[0]) > 1e-6 or (steps < 0).any() or (steps > _LEAP).any() or _far_from_claim(starts, info):
+            raise ReaderFailed("decord's times are wrong, or may be")
         self._starts, self._ends = starts.tolist(), times[:, 1].tolist()
         self._position = 0
 

@@ -26,6 +26,8 @@ from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
 
 _NO_MEMORY = re.compile(rb"annot allocate memory|ailed to allocate|get_buffer\(\) failed")
 """FFmpeg's words: not all decoders pass the reason on."""
+_EARLY = 0.5
+"""Seconds by which a frame that is shown before its predecessor is worth a word; AVI tells times by the order of decoding."""
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 
 
@@ -72,7 +74,7 @@ class Reading:
                 self._reader = DecordReader(path, info=self.info, threads=threads)
             except ReaderFailed:
                 self._reader = self._pyav
-        self._frames = self._sampled = 0
+        self._frames = self._sampled = self._early = 0
         self._last: Picture | None = None
         self._said = b""
         self._samples = self._sample()
@@ -99,7 +101,8 @@ class Reading:
         self._hear()
 
     def _sample_from(self, reader: Reader) -> Iterator[tuple[float, int, Pixels]]:
-        self._frames = 0
+        self._frames = self._early = 0
+        latest = 0.0
         for picture in reader.pictures():
             self._frames += 1
             if self._frames > self._budget.frames:
@@ -118,6 +121,9 @@ class Reading:
                 yield picture.time, ticks, pixels
             if self._last is None or picture.time > self._last.time:
                 self._last = picture
+            if picture.time < latest - _EARLY:
+                self._early += 1
+            latest = max(latest, picture.time)
             if self._frames % 256 == 0:
                 self._hear()
 
@@ -180,6 +186,8 @@ class Reading:
         found, claimed = self.summary.duration, self.info.duration
         frames = f" ({self._frames} of {self.info.frames} frames)" if self.info.frames else ""
         missing = 0.0 if claimed is None else claimed - found
+        if self._reader.misplaced and self._frames + self._reader.misplaced >= (self.info.frames or 0):
+            missing = 0.0  # the claim goes by the wrong times
         # A container's duration may be that of its sound; only MP4 and AVI tell the video's own.
         tolerance = 0.25 if self.info.frames else 1.0
         if missing > max(tolerance, 3 / self.summary.fps):
@@ -193,7 +201,7 @@ class Reading:
         return None
 
     def _damaged(self) -> VideoWarning | None:
-        lacking = (self.info.frames or 0) - self._frames
+        lacking = (self.info.frames or 0) - self._frames - self._reader.misplaced
         tolerated = max(2, (self.info.frames or 0) // 100)
         failed = self._reader.failed
         if not (failed or self._said or lacking > tolerated):
@@ -212,10 +220,16 @@ class Reading:
         return VideoWarning("video_damaged", detail)
 
     def _jumped(self) -> VideoWarning | None:
-        if not self._reader.jumps:
-            return None
-        detail = f"Its times start anew {self._reader.jumps} times; the parts were put one after the other."
-        return VideoWarning("video_timestamps", detail)
+        details = []
+        if self._reader.jumps:
+            details.append(f"Its times start anew {self._reader.jumps} times; the parts were put one after the other.")
+        if self._reader.misplaced:
+            details.append(
+                f"{self._reader.misplaced} frames have times far ahead of their neighbours' and are left out."
+            )
+        if self._early:
+            details.append(f"{self._early} frames have earlier times than those before them and are left out.")
+        return VideoWarning("video_timestamps", " ".join(details)) if details else None
 
 
 def _with_size(info: VideoInfo, width: int, height: int) -> VideoInfo:

@@ -31,7 +31,7 @@ class VideoInfo:
     """The header's claims. Whether they are true shows only when the video has been read; see VideoSummary."""
 
     container: str
-    """mp4, matroska, avi, mpegts, mpegps, flv, gif, ogg, asf, ivf, h264, hevc or mpegvideo."""
+    """mp4, matroska, avi, mpegts, mpegps, flv, gif, ogg, asf, ivf, h264, hevc, mpeg4 or mpegvideo."""
     codec: str
     """FFmpeg's name of the video stream's codec, as h264."""
     duration: float | None

@@ -166,6 +166,17 @@ def copy_repeated(source: Path, path: Path, *, times: int) -> None:
                     output.mux(packet)
 
 
+def retimed(source: Path, path: Path, late: dict[int, float]) -> None:
+    """The same packets, but some are shown so many seconds late: a muxer's mistake."""
+    with av.open(str(source)) as one, av.open(str(path), "w") as output:
+        template = one.streams.video[0]
+        stream = output.add_stream_from_template(template)
+        for number, packet in enumerate(p for p in one.demux(template) if p.dts is not None):
+            packet.pts += round(late.get(number, 0.0) / packet.time_base)
+            packet.stream = stream
+            output.mux(packet)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One of the usual videos."""

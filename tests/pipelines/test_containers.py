@@ -19,6 +19,13 @@ def test_a_video_is_known_by_its_bytes(recipe, videos):
     assert containers.sniff(head).name == EXPECTED[recipe.name.rsplit(".")[-1]]
 
 
+def test_a_recording_may_begin_within_a_packet(named):
+    """As one that was cut out of a broadcast does; its first whole packet is found."""
+    data = named("stream.ts").path.read_bytes()
+    for missing in (1, 100, 187):
+        assert containers.sniff(data[missing:][: containers.HEAD]).name == "mpegts"
+
+
 @pytest.mark.parametrize(
     ("head", "found"),
     [

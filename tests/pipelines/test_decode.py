@@ -4,9 +4,11 @@ Videos: tests/assets.py. Frames show their numbers, so each test reads off the p
 """
 
 import gc
+import json
 import multiprocessing
 import os
 import signal
+import struct
 import threading
 import time
 
@@ -14,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipelines.decode import open_video
+from pipelines.decode import Video, open_video
 from pipelines.errors import (
     CorruptVideo,
     DecodeMemory,
@@ -48,7 +50,12 @@ from tests.assets import (
     numbered,
     patch,
     picture,
+    retimed,
 )
+
+FRAME = struct.Struct("<dI")
+PIXELS = bytes(SPEC.height * SPEC.width * 3)
+SUMMARY = {"duration": 1.0, "fps": 25.0, "width": 64, "height": 48, "frames": 25, "sampled": 8, "decoder": "decord"}
 
 
 def read(path, **options):
@@ -127,6 +134,102 @@ def test_gaps_in_a_file_are_not_filled(tmp_path):
     assert all(clip.end - clip.start <= 0.5 + 1e-9 for clip in clips)
     assert len(clips) == 4
     assert clips[2].start == pytest.approx(60.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    # Not the first of an MP4: its muxer would write an edit list that hides all others.
+    [
+        (f"leap.{kind}", wrong)
+        for kind in ("mp4", "mkv", "ts")
+        for wrong in ((40,), (40, 41), (0,), (99,))
+        if (kind, wrong) != ("mp4", (0,))
+    ],
+    ids=str,
+)
+def test_a_frame_with_a_time_far_ahead_costs_itself_only(name, wrong, tmp_path):
+    """All others are there at their times, and a warning says what is not."""
+    sound = numbered(tmp_path / f"sound-{name}", frames=100, fps=10.0, codec_options={"bf": "0"}).path
+    retimed(sound, tmp_path / name, {number: 100.0 for number in wrong})
+
+    frames, summary, warnings = read(tmp_path / name)
+
+    shown = {number: time for time, _, number in frames}
+    first = min(k for k in range(100) if k not in wrong)
+    if wrong == (99,):  # the last: nothing shows that it is wrong
+        shown.pop(99, None)
+        assert len(shown) > 75
+    else:
+        assert warnings == ["video_timestamps"]
+        assert summary.duration == pytest.approx((99 - first) / 10 + 0.1, abs=0.06)
+        assert sum(ticks for _, ticks, _ in frames) == summary.sampled >= 78
+    assert not set(wrong) & set(shown)
+    assert all(time == pytest.approx((number - first) / 10, abs=2e-3) for number, time in shown.items())
+
+
+def test_frames_far_apart_are_no_mistake(tmp_path):
+    """One every three seconds, as some cameras send at night: all are there."""
+    path = numbered(tmp_path / "slow.mp4", times=[3.0 * k for k in range(12)], fps=1.0).path
+    frames, _, warnings = read(path)
+    assert [(time, ticks, number) for time, ticks, number in frames] == [(3.0 * k, 1, k) for k in range(12)]
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [(b"F", FRAME.pack(0.0, 20_000) + PIXELS)],
+        [(b"F", FRAME.pack(0.0, 0) + PIXELS)],
+        [(b"F", FRAME.pack(float("nan"), 1) + PIXELS)],
+        [(b"F", FRAME.pack(1e6, 1) + PIXELS)],
+        [(b"F", FRAME.pack(1.0, 1) + PIXELS), (b"F", FRAME.pack(0.5, 1) + PIXELS)],
+        [(b"S", json.dumps({"summary": SUMMARY | {"duration": float("nan")}, "warnings": []}).encode())],
+        [(b"S", json.dumps({"summary": SUMMARY | {"frames": "many"}, "warnings": []}).encode())],
+        [(b"S", json.dumps({"summary": SUMMARY, "warnings": [["a", "b"]]}).encode())],
+        [(b"S", b"[1]")],
+        [(b"S", b"{")],
+        [(b"X", b"")],
+    ],
+    ids=["ticks", "no ticks", "nan", "late", "back", "nan summary", "words", "warnings", "list", "broken", "kind"],
+)
+def test_what_a_worker_says_is_not_believed(messages):
+    """One that was taken over by its video can say anything: it is ended, and that video has failed."""
+    info = {
+        "container": "mp4",
+        "codec": "h264",
+        "duration": 1.0,
+        "fps": 25.0,
+        "width": 64,
+        "height": 48,
+        "frames": 25,
+        "rotation": 0,
+    }
+    first = (b"I", json.dumps({"info": info, "unconfined": []}).encode())
+    video = Video(Speaker([first, *messages]), SPEC, rate=SPEC.rate, duration=3600.0)
+    with pytest.raises(DecoderDied, match="out of turn"):
+        list(video)
+
+
+@pytest.mark.parametrize(
+    "info", [{}, {"info": 3, "unconfined": []}, {"info": {"width": "x"}, "unconfined": []}], ids=str
+)
+def test_a_worker_that_begins_with_nonsense_is_not_believed(info):
+    """As above, from the first message on."""
+    with pytest.raises(DecoderDied, match="out of turn"):
+        Video(Speaker([(b"I", json.dumps(info).encode())]), SPEC, rate=SPEC.rate, duration=3600.0)
+
+
+class Speaker:
+    """Stands for a worker and says what it is given."""
+
+    def __init__(self, messages):
+        self.bytes = b"".join(struct.pack("<cI", kind, len(body)) + body for kind, body in messages)
+
+    def read_into(self, target):
+        target[:], self.bytes = self.bytes[: len(target)], self.bytes[len(target) :]
+
+    def close(self):
+        pass
 
 
 def test_a_recorder_that_started_anew_goes_on_where_it_stopped(tmp_path):
@@ -394,14 +497,20 @@ def test_no_process_and_no_descriptor_stays_behind(named, tmp_path):
     bad.write_bytes(b"\0\0\0\x18ftypisom" + bytes(500))
     read(named("fps24.mp4").path)
     me = psutil.Process()
-    before = me.num_fds(), len(children()), children()[0].num_fds()
+
+    def held():
+        return me.num_fds(), len(children()), children()[0].num_fds()
+
+    assert wait_until(lambda: running_workers() == [])
+    time.sleep(0.5)  # the last test's
+    before = held()
     for _ in range(10):
         read(named("fps24.mp4").path)
         with pytest.raises(VideoError):
             read(bad)
         with open_video(named("fps60.mp4").path, spec=SPEC) as video:
             next(video)
-    assert wait_until(lambda: (me.num_fds(), len(children()), children()[0].num_fds()) == before)
+    assert wait_until(lambda: held() == before)
 
 
 def test_the_parent_of_workers_is_started_again_when_it_was_killed(named, long_video):
