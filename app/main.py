@@ -30,8 +30,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Post a video, get what people do in it: labels, segments and events. Errors are RFC 9457 problem details.",
         lifespan=lifespan,
     )
-    app.include_router(clips.router)
-    app.include_router(ops.router)
+    app.include_router(clips.router, tags=["videos"])
+    app.include_router(ops.router, tags=["service"])
     problems.install(app)
     return app
 

@@ -60,7 +60,7 @@ class Event(_Schema):
     """Mean score over the run."""
 
 
-class Warning_(_Schema):  # noqa: N801 - Python has a Warning of its own
+class VideoWarning(_Schema):
     """Something that the labels do not cover."""
 
     code: str
@@ -86,7 +86,7 @@ class ClipAnswer(_Schema):
     """Of the whole video, best first: the mean over its segments, background left out."""
     segments: list[Segment]
     events: list[Event]
-    warnings: list[Warning_]
+    warnings: list[VideoWarning]
     timing: Timing
 
 

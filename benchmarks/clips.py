@@ -4,10 +4,13 @@ A real server process with a real client on this machine, posting HomeSim's exam
 resize, backbone and CRT with nothing around them: no upload, no confined decoder, no events, no JSON. One client is compared
 with one bare loop that gives the networks all cores; several clients at once with as many bare loops at once as there are
 cores, each with one thread. Every way has processes of its own, and they take turns, so that a slow moment of the machine
-meets all; rates are the fastest turn's, as others on the machine only slow one down. The last row is what labelling costs
+meets all; rates are the fastest turn's, as others on the machine only slow one down. Processor time is what labelling costs
 altogether, decoder included, and hardly depends on who else is at work. Clips are the model's, of T frames each.
+
+And how long whoever posts an hour of video and reads the segments as they come waits for the first one.
 """
 
+import math
 import os
 import socket
 import subprocess
@@ -20,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import av
 import decord
 import httpx
 import numpy as np
@@ -87,6 +91,8 @@ def run(turns: int = 5) -> Iterable[Row]:
         for _ in range(turns):
             for way in ways:
                 way.turn()
+        long = hour(Path(folder))
+        waits = [first_segment(url, long) for _ in range(turns)]
     (clips,) = counts
     rates = [clips / min(way.wall[1:]) for way in ways]
     costs = [min(way.processor[1:]) / clips * 1e3 for way in ways]
@@ -100,6 +106,8 @@ def run(turns: int = 5) -> Iterable[Row]:
     yield Row(
         metric="processor time of a served clip", value=costs[3], unit="ms", peer="the bare clip's", ratio=costs[3] / costs[2]
     )  # fmt: skip
+    wait = sorted(waits)[len(waits) // 2]
+    yield Row(metric="first segment of an hour of video, from the first byte sent on, median", value=wait, unit="s")
 
 
 def untrained(folder: Path) -> Path:
@@ -109,6 +117,40 @@ def untrained(folder: Path) -> Path:
     labels = [f"Class{k}" for k in range(20)]
     checkpoint.save(folder, SmallBackbone(), VideoClassifier(config), name="untrained", labels=labels)
     return folder
+
+
+def hour(folder: Path) -> Path:
+    """The example over and over, its packets as they are: an hour of video."""
+    target = folder / "hour.mp4"
+    with av.open(str(VIDEO)) as source, av.open(str(target), "w") as output:
+        template = source.streams.video[0]
+        stream = output.add_stream_from_template(template)
+        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in source.demux(template) if p.dts is not None]
+        assert template.duration is not None
+        assert template.time_base is not None
+        for turn in range(math.ceil(3600 / (template.duration * template.time_base))):
+            for data, pts, dts, key in packets:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, template.time_base, key
+                packet.pts, packet.dts = pts + turn * template.duration, dts + turn * template.duration
+                output.mux(packet)
+    return target
+
+
+def first_segment(url: str, video: Path) -> float:
+    """Seconds from the request to the first segment; then the client goes away."""
+    began = time.perf_counter()
+    with (
+        video.open("rb") as file,
+        httpx.stream(
+            "POST", url + "/v1/clips", content=file, timeout=300,
+            headers={"Content-Type": "video/mp4", "Accept": "application/x-ndjson"},
+        ) as answer,
+    ):  # fmt: skip
+        lines = answer.iter_lines()  # kept: the answer is closed with it
+        if '"segment"' not in (line := next(lines)):
+            raise RuntimeError(f"a first segment was to come, got {line[:300]}")
+        return time.perf_counter() - began
 
 
 def post(url: str, videos: int, *, clients: int) -> int:
