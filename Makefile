@@ -3,6 +3,9 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?=
 
+# Without a working interpreter (another system Python, a moved folder) the environment is made anew.
+$(shell .venv/bin/python -c '' 2>/dev/null || rm -f .venv/.ready-serve .venv/.ready-test)
+
 .PHONY: serve test develop lint clean
 .DEFAULT_GOAL := serve
 

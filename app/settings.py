@@ -3,7 +3,6 @@
 import difflib
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -39,17 +38,21 @@ class Settings(BaseSettings):
     """Uploads that may wait for their turn; one more is refused with 503."""
     upload_bytes: Annotated[int, Field(ge=1)] = 4 << 30
     """Largest upload, in bytes."""
-    upload_idle_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """Longest that an upload may pause, in seconds."""
-    spool: Path | None = None
-    """Folder for uploads while they are being labelled; the system's temporary folder by default."""
-    video_seconds: Annotated[float, Field(gt=0)] = Budget().duration
+    upload_idle_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 30.0
+    """Longest that an upload may pause, in seconds; after that time it must also have come at upload_rate on average."""
+    upload_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 16_384.0
+    """Least average speed of an upload, in bytes a second: a slower one would hold its place for others too long."""
+    answer_idle_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 30.0
+    """Longest that a client may leave an answer that comes in pieces unread, in seconds."""
+    spool: Path = Field(default_factory=lambda: spool())
+    """Folder for uploads while they are being labelled; /var/tmp by default, as /tmp may be in memory."""
+    video_seconds: Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)] = Budget().duration
     """Longest video, in seconds of presentation time."""
-    video_frames: Annotated[int, Field(gt=0)] = Budget().frames
+    video_frames: Annotated[int, Field(gt=0, le=1 << 40)] = Budget().frames
     """Most frames of a video."""
-    decode_seconds: Annotated[float, Field(gt=0)] = Budget().seconds
+    decode_seconds: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = Budget().seconds
     """Longest that the service waits for a video's frames altogether, in seconds of wall clock."""
-    decode_bytes: Annotated[int, Field(gt=0)] = Budget().memory
+    decode_bytes: Annotated[int, Field(gt=0, le=1 << 46)] = Budget().memory
     """Memory that decoding one video may take, in bytes."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
@@ -62,10 +65,10 @@ class Settings(BaseSettings):
         )
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] | None = None) -> Self:
+    def read(cls) -> Self:
         """The settings that the environment gives. Raises BadSetting for a wrong value and for a name that means nothing."""
         names = {PREFIX + name.upper() for name in cls.model_fields}
-        for name in os.environ if environment is None else environment:
+        for name in os.environ:
             if name.upper().startswith(PREFIX) and name.upper() not in names:
                 near = difflib.get_close_matches(name.upper(), names, 1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
@@ -76,13 +79,19 @@ class Settings(BaseSettings):
                 return settings
         except OSError as error:
             raise BadSetting(
-                f"uploads cannot be written to {settings.spool or tempfile.gettempdir()}: {error.strerror}. "
+                f"uploads cannot be written to {settings.spool}: {error.strerror}. "
                 f"Give {PREFIX}SPOOL a folder that exists and can be written to."
             ) from error
         except ValidationError as error:
             first = error.errors()[0]
             name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX
             raise BadSetting(f"{name}={first.get('input')!r}: {first['msg']}") from error
+
+
+def spool() -> Path:
+    """A folder on disk for uploads."""
+    lasting = Path("/var/tmp")
+    return lasting if os.access(lasting, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def cores() -> int:

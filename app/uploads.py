@@ -7,6 +7,7 @@ The file has no name in its folder, so nothing of it stays, even when the servic
 import asyncio
 import errno
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import IO
 import python_multipart as multipart
 from anyio import to_thread
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 
 from app.problems import NoSpace, UnsupportedUpload, UploadMalformed, UploadMissing, UploadStalled, UploadTooLarge
 
@@ -28,11 +29,14 @@ _MOST_HEADER_BYTES = 1 << 14
 
 
 @asynccontextmanager
-async def received(request: Request, *, most: int, folder: Path | None, patience: float) -> AsyncIterator[Path]:
+async def received(
+    request: Request, *, most: int, folder: Path, patience: float, rate: float = 0.0
+) -> AsyncIterator[Path]:
     """The upload as a file in `folder`, while the block lasts.
 
-    Raises UploadTooLarge beyond `most` bytes, UploadStalled after `patience` seconds without any, NoSpace when the disk is
-    full; UploadMissing, UploadMalformed or UnsupportedUpload; starlette's ClientDisconnect when the client goes away.
+    Raises UploadTooLarge beyond `most` bytes; UploadStalled after `patience` seconds without any and, after that time, for
+    less than `rate` bytes a second on average; NoSpace when the disk is full; UploadMissing, UploadMalformed or
+    UnsupportedUpload; starlette's ClientDisconnect when the client goes away.
     """
     kind, options = multipart.multipart.parse_options_header(request.headers.get("content-type"))
     announced = request.headers.get("content-length", "")
@@ -46,7 +50,7 @@ async def received(request: Request, *, most: int, folder: Path | None, patience
         )
     with tempfile.TemporaryFile(dir=folder) as file:
         writer = _Writer(file, most)
-        chunks = _chunks(request, patience)
+        chunks = _chunks(request, patience, rate)
         try:
             if kind == b"multipart/form-data":
                 await _form(chunks, options.get(b"boundary"), writer)
@@ -59,8 +63,9 @@ async def received(request: Request, *, most: int, folder: Path | None, patience
         yield Path(f"/dev/fd/{file.fileno()}")
 
 
-async def _chunks(request: Request, patience: float) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, patience: float, rate: float) -> AsyncIterator[bytes]:
     stream = request.stream()
+    began, size = time.monotonic(), 0
     while True:
         try:
             async with asyncio.timeout(patience):
@@ -69,6 +74,12 @@ async def _chunks(request: Request, patience: float) -> AsyncIterator[bytes]:
             raise UploadStalled(f"No byte of the upload has come for {patience:g} s. Send it again.") from error
         if chunk is None:
             return
+        size += len(chunk)
+        seconds = time.monotonic() - began
+        if seconds > patience and size < rate * seconds:
+            raise UploadStalled(
+                f"The upload comes at {size / seconds:.0f} bytes a second; at least {rate:g} are needed. Send it over a faster line."
+            )
         yield chunk
 
 
@@ -167,16 +178,16 @@ async def _form(chunks: AsyncIterator[bytes], boundary: bytes | None, writer: _W
             "The Content-Type multipart/form-data has no boundary. Let your client set the header itself."
         )
     reader = _FormReader(writer)
-    parser = multipart.MultipartParser(
-        boundary,
-        {
-            "on_part_begin": reader.on_part_begin, "on_header_field": reader.on_header_field,
-            "on_header_value": reader.on_header_value, "on_header_end": reader.on_header_end,
-            "on_part_data": reader.on_part_data, "on_end": reader.on_end,
-        },
-    )  # fmt: skip
     received = 0
     try:
+        parser = multipart.MultipartParser(
+            boundary,
+            {
+                "on_part_begin": reader.on_part_begin, "on_header_field": reader.on_header_field,
+                "on_header_value": reader.on_header_value, "on_header_end": reader.on_header_end,
+                "on_part_data": reader.on_part_data, "on_end": reader.on_end,
+            },
+        )  # fmt: skip
         async for chunk in chunks:
             received += len(chunk)
             # Other fields count as well, or a form of them alone would have no end.
@@ -185,7 +196,7 @@ async def _form(chunks: AsyncIterator[bytes], boundary: bytes | None, writer: _W
             parser.write(chunk)
             await writer.flush()
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise UploadMalformed(f"The multipart body cannot be taken apart: {error}") from error
     await writer.flush(all_=True)
     if reader.found == 0:

@@ -1,4 +1,5 @@
-"""A trained model as a folder, and back: the only file in models/ that reads or writes.
+"""A trained model as a folder, and back: the only file in models/ that reads or writes, but for backbones.py, which loads
+published or local weights.
 
     model.safetensors   weights of the backbone ("backbone.*") and the classifier ("classifier.*")
     config.json         what they are the weights of: names, shapes, labels, preprocessing, data, accuracy, digest

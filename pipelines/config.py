@@ -1,7 +1,7 @@
 """A training run's configuration: one YAML file, checked when it is read, each field documented in place."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -77,7 +77,6 @@ class Config(_Section):
     """Folder for checkpoints, caches and logs of this run."""
     seed: int = 0
     threads: Annotated[int, Field(gt=0)] = 2
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     name: str
     """The model's name in its card and in answers."""
     backbone: BackboneTraining = BackboneTraining()

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from models import checkpoint
 from models.checkpoint import Checkpoint
+from pipelines import command
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at, read_homesim
 from pipelines.features import clips_of
 
@@ -211,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -8,7 +8,6 @@ left is not scaled up, so that a video in which little happens has low scores.
 import argparse
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from models import checkpoint
-from models.errors import CrtError
+from pipelines import command
 from pipelines.decode import Video, open_video
 from pipelines.events import Event, EventOptions
 from pipelines.frames import Clip
@@ -220,41 +219,32 @@ def _print(answer: dict[str, Any]) -> None:
         print(f"\nWarning ({warning['code']}): {warning['detail']}")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.label", description="Labels what people do in a video.")
     parser.add_argument("video", type=Path)
     parser.add_argument(
         "--model", type=Path, default=BUNDLED, help="a checkpoint's folder (default: the bundled model)"
     )
-    parser.add_argument("--top-k", type=int, default=3, help="labels to show (default: 3)")
+    parser.add_argument("--top-k", type=command.count, default=3, help="labels to show (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, as POST /v1/clips does")
-    parser.add_argument("--threads", type=int, help="processor cores to use (default: all)")
+    parser.add_argument("--threads", type=command.count, help="processor cores to use (default: all)")
     args = parser.parse_args()
-    if args.top_k < 1:
-        parser.error(f"--top-k must be at least 1, got {args.top_k}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
-        recognizer = Recognizer(checkpoint.load(args.model))
-        with Labelling(args.video, recognizer) as labelling:
-            duration = labelling.video.info.duration
-            shape = (
-                "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]" if duration else "{n:.0f} s [{elapsed}]"
-            )
-            with tqdm(total=duration, bar_format=shape, disable=None) as bar:
-                for segment in labelling:
-                    bar.update(segment.end - bar.n)
-            answer = describe(labelling.result, recognizer, args.top_k)
-    except CrtError as error:
-        print(f"{error.code}: {error}", file=sys.stderr)
-        return 1
+    recognizer = Recognizer(checkpoint.load(args.model))
+    with Labelling(args.video, recognizer) as labelling:
+        duration = labelling.video.info.duration
+        shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]" if duration else "{n:.0f} s [{elapsed}]"
+        with tqdm(total=duration, bar_format=shape, disable=None) as bar:
+            for segment in labelling:
+                bar.update(segment.end - bar.n)
+        answer = describe(labelling.result, recognizer, args.top_k)
     if args.json:
         print(json.dumps(answer, indent=2))
     else:
         _print(answer)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

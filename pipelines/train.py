@@ -18,7 +18,7 @@ import torch
 from models import checkpoint
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
-from pipelines import evaluate
+from pipelines import command, evaluate
 from pipelines.card import card_text
 from pipelines.config import Config, read_config
 from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
@@ -184,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -120,26 +120,30 @@ class WorkerParent:
         message = json.dumps(request).encode()
         for attempt in (1, 2):
             self.start()
-            pipe_read, pipe_write = os.pipe2(os.O_CLOEXEC)
-            ours, theirs = socket.socketpair()
-            try:
+            with contextlib.ExitStack() as ours_too, contextlib.ExitStack() as theirs_alone:
+                pipe_read, pipe_write = os.pipe2(os.O_CLOEXEC)
+                ours_too.callback(os.close, pipe_read)
+                theirs_alone.callback(os.close, pipe_write)
+                ours, theirs = socket.socketpair()
+                ours_too.enter_context(ours)
+                theirs_alone.enter_context(theirs)
                 with contextlib.suppress(OSError):  # a smaller pipe holds fewer frames, no more
                     fcntl.fcntl(pipe_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
                 os.set_blocking(pipe_read, False)
-                with self._lock:
-                    if self._socket is None:
-                        raise BrokenPipeError("the process that decodes video has gone")
-                    socket.send_fds(self._socket, [message], [video_fd, pipe_write, theirs.fileno()])
+                try:
+                    with self._lock:
+                        if self._socket is None:
+                            raise BrokenPipeError("the process that decodes video has gone")
+                        socket.send_fds(self._socket, [message], [video_fd, pipe_write, theirs.fileno()])
+                except (BrokenPipeError, ConnectionResetError) as error:
+                    self.stop()
+                    if attempt == 2:
+                        raise DecoderUnavailable(
+                            "The process that decodes video ends as soon as it is started."
+                        ) from error
+                    continue
+                ours_too.pop_all()
                 return Worker(pipe_read, ours, seconds)
-            except (BrokenPipeError, ConnectionResetError) as error:
-                os.close(pipe_read)
-                ours.close()
-                self.stop()
-                if attempt == 2:
-                    raise DecoderUnavailable("The process that decodes video ends as soon as it is started.") from error
-            finally:
-                os.close(pipe_write)
-                theirs.close()
         raise AssertionError("unreachable")
 
     def forget(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app import schemas
 from app.engine import Engine
@@ -20,6 +21,7 @@ from app.uploads import received
 from pipelines.label import VideoResult, describe, describe_segment
 from pipelines.streaming import SegmentResult
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 
 _EXAMPLE = {
@@ -86,7 +88,11 @@ async def label_clip(
     async with AsyncExitStack() as stack:
         stack.enter_context(engine.admit())
         upload = received(
-            request, most=settings.upload_bytes, folder=settings.spool, patience=settings.upload_idle_seconds
+            request,
+            most=settings.upload_bytes,
+            folder=settings.spool,
+            patience=settings.upload_idle_seconds,
+            rate=settings.upload_rate,
         )
         path = await stack.enter_async_context(upload)
         items: Items = await stack.enter_async_context(aclosing(engine.label(path)))
@@ -96,7 +102,7 @@ async def label_clip(
         # Whatever is wrong with the video as a whole shows before its first segment, and still gets a status.
         first = await _unless_gone(request, anext(items))
         answer = _Stream(_lines(engine, first, items, top_k, form), media_type=form, headers=_UNBUFFERED)
-        answer.stack = stack.pop_all()
+        answer.stack, answer.patience = stack.pop_all(), settings.answer_idle_seconds
         return answer
 
 
@@ -107,10 +113,19 @@ class _Stream(StreamingResponse):
     """An answer in pieces. The upload and the work must last until it ends, however that happens: it takes them along."""
 
     stack: AsyncExitStack
+    patience: float
+    """Seconds that a client may leave it unread: it holds a place that others wait for."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_soon(message: Message) -> None:
+            async with asyncio.timeout(self.patience):
+                await send(message)
+
         async with self.stack:
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send_soon)
+            except* TimeoutError:
+                log.info("a client has read nothing for %g s; the labelling of its video is ended", self.patience)
 
 
 async def _lines(

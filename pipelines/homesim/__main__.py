@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from pipelines import command
 from pipelines.homesim import activities
 from pipelines.homesim.make import make, write_video
 from pipelines.homesim.scenario import SPLITS, Performance, Recording, plan
@@ -36,22 +37,22 @@ def main() -> None:
     maker = commands.add_parser("make", help="write a data set")
     maker.add_argument("folder", type=Path)
     maker.add_argument("--split", choices=(*SPLITS, "all"), default="all")
-    maker.add_argument("--clips", type=int, help="trimmed clips of each class, instead of the default set's")
-    maker.add_argument("--days", type=int, help="untrimmed days, instead of the default set's")
+    maker.add_argument("--clips", type=command.count, help="trimmed clips of each class, instead of the default set's")
+    maker.add_argument("--days", type=command.count, help="untrimmed days, instead of the default set's")
     maker.add_argument("--day-seconds", type=float, default=180.0)
-    maker.add_argument("--size", default="320x240", help="width x height")
-    maker.add_argument("--workers", type=int, default=2)
+    maker.add_argument("--size", type=command.size, default=(320, 240), help="width x height")
+    maker.add_argument("--workers", type=command.count, default=2)
     one = commands.add_parser("clip", help="write one trimmed clip")
     one.add_argument("label", choices=activities.LABELS)
     one.add_argument("file", type=Path)
-    one.add_argument("--numbers", default="2280,2280,0,2", help="person,room,take,camera")
-    one.add_argument("--size", default="640x480")
+    one.add_argument("--numbers", type=command.numbers, default=(2280, 2280, 0, 2), help="person,room,take,camera")
+    one.add_argument("--size", type=command.size, default=(640, 480))
     one.add_argument("--fps", type=float, default=25.0)
     preview = commands.add_parser("preview", help="draw a contact sheet to look at")
     preview.add_argument("file", type=Path, help="a .png or .jpg")
     preview.add_argument("--split", choices=tuple(SPLITS), default="train")
-    preview.add_argument("--width", type=int, default=240, help="of each picture, in pixels (default: 240)")
-    preview.add_argument("--rows", type=int, default=1, help="rows of each class")
+    preview.add_argument("--width", type=command.count, default=240, help="of each picture, in pixels (default: 240)")
+    preview.add_argument("--rows", type=command.count, default=1, help="rows of each class")
     for sub in (maker, one, preview):
         sub.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -63,9 +64,9 @@ def main() -> None:
         cv2.imwrite(str(args.file), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
         print(args.file)
         return
-    width, height = (int(v) for v in args.size.split("x"))
+    width, height = args.size
     if args.command == "clip":
-        person, room, take, camera = (int(v) for v in args.numbers.split(","))
+        person, room, take, camera = args.numbers
         performance = Performance(
             Recording(person, room, take, camera, args.label, fps=args.fps), width=width, height=height, seed=args.seed
         )
@@ -90,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

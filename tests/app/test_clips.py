@@ -1,5 +1,6 @@
 """POST /v1/clips through a real server process: both bodies, all forms of answer, every error, hostile and impatient clients."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import av
@@ -19,6 +21,7 @@ import psutil
 import pytest
 
 from app.problems import STATUS
+from app.routes.clips import _Stream
 from models import checkpoint
 from pipelines.frames import Frame
 from pipelines.label import Labelling, describe
@@ -263,6 +266,11 @@ def test_mistakes_in_forms_are_named(client):
     problem(client.post("/v1/clips", content=form, headers=kind), 400, "upload_malformed")
     many = "".join(f'--b\r\nContent-Disposition: form-data; name="n{i}"\r\n\r\nx\r\n' for i in range(150))
     long = f'--b\r\nContent-Disposition: form-data; name="video"; filename="{"a" * 20_000}"\r\n\r\nx\r\n'
+    problem(
+        client.post("/v1/clips", content=b"x", headers={"Content-Type": f"multipart/form-data; boundary={'b' * 300}"}),
+        400,
+        "upload_malformed",
+    )
     for body in (many, long):
         problem(client.post("/v1/clips", content=(body + "--b--\r\n").encode(), headers=kind), 400, "upload_malformed")
     problem(client.post("/v1/clips", json={"video": "x"}), 415, "upload_unsupported")
@@ -345,6 +353,50 @@ def test_an_upload_that_stops_half_way_is_given_up(model, tmp_path):
             assert answer.split(b" ", 2)[1] == status, answer[:300]
             assert (b"upload_stalled" in answer) == (status == b"408")
         assert no_uploads_left(service)
+
+
+def test_an_upload_that_only_trickles_is_given_up(model, tmp_path):
+    """It would hold a place for hours; the answer says how fast it must come."""
+    settings = {"CRT_UPLOAD_IDLE_SECONDS": "1", "CRT_UPLOAD_RATE": "1000", "CRT_THREADS": "1"}
+    with running(model, tmp_path, **settings) as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as raw:
+            raw.sendall(
+                b"POST /v1/clips HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: 1000000\r\n\r\n"
+            )
+            for _ in range(8):
+                raw.sendall(b"x")
+                time.sleep(0.3)
+            answer = raw.recv(1 << 16)
+        assert answer.split(b" ", 2)[1] == b"408", answer[:300]
+        assert b"bytes a second" in answer
+        assert no_uploads_left(service)
+
+
+def test_a_client_that_does_not_read_loses_its_place():
+    """To those who wait for it; called as a server would, since kernels buffer megabytes before a send has to wait."""
+    ended = []
+
+    async def pieces():
+        while True:
+            yield b"x"
+
+    async def never():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await never()
+
+    async def play():
+        stack = AsyncExitStack()
+        stack.callback(ended.append, True)
+        answer = _Stream(pieces())
+        answer.stack, answer.patience = stack, 0.2
+        await asyncio.wait_for(answer({"type": "http", "asgi": {"spec_version": "2.3"}}, never, send), 10)
+
+    asyncio.run(play())
+    assert ended == [True]
 
 
 def test_a_full_disk_is_told_and_the_service_goes_on(model, tmp_path):

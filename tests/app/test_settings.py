@@ -12,17 +12,36 @@ from app.settings import BadSetting, Settings
 from tests.app.conftest import ROOT
 
 
-def test_a_misspelt_setting_is_an_error_that_names_the_right_one():
+def test_a_misspelt_setting_is_an_error_that_names_the_right_one(monkeypatch):
     """Nobody runs for weeks with a limit that was never set."""
+    monkeypatch.setenv("CRT_WAITNG", "3")
     with pytest.raises(BadSetting, match="CRT_WAITNG; did you mean CRT_WAITING"):
-        Settings.read({"CRT_WAITNG": "3"})
-
-
-def test_an_impossible_value_is_named(monkeypatch):
-    """With the variable."""
-    monkeypatch.setenv("CRT_VIDEOS", "none")
-    with pytest.raises(BadSetting, match="CRT_VIDEOS='none'"):
         Settings.read()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VIDEOS", "none"),
+        ("DECODE_SECONDS", "inf"),
+        ("VIDEO_SECONDS", "nan"),
+        ("DECODE_BYTES", "1" + "0" * 26),
+        ("UPLOAD_RATE", "-1"),
+    ],
+)
+def test_an_impossible_value_is_named(monkeypatch, name, value):
+    """With the variable; what passes here makes a budget that decoding can keep."""
+    monkeypatch.setenv(f"CRT_{name}", value)
+    with pytest.raises(BadSetting, match=f"CRT_{name}='{value}'"):
+        Settings.read()
+
+
+def test_uploads_go_to_disk_unless_told_otherwise(monkeypatch, tmp_path):
+    """/tmp is in memory on many machines."""
+    monkeypatch.delenv("CRT_SPOOL", raising=False)
+    assert str(Settings.read().spool) == "/var/tmp"
+    monkeypatch.setenv("CRT_SPOOL", str(tmp_path))
+    assert Settings.read().spool == tmp_path
 
 
 @pytest.mark.parametrize(
