@@ -13,6 +13,7 @@ serve: .venv/.ready-serve  ## start the service: http://HOST:PORT/docs
 	HOST=$(HOST) PORT=$(PORT) .venv/bin/python -m app
 
 test: .venv/.ready-test  ## run all tests
+	scripts/servers.sh
 	.venv/bin/python -m pytest
 
 develop: .venv/.ready-test  ## what tests, training and benchmarks need

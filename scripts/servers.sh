@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs the servers that tests start for themselves, where this user may; says by name what is missing where not.
+set -euo pipefail
+declare -A packages=([redis-server]=redis-server)
+missing=()
+for program in "${!packages[@]}"; do
+  command -v "$program" >/dev/null || missing+=("${packages[$program]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+if ! command -v apt-get >/dev/null; then how=()
+elif [ "$(id -u)" = 0 ]; then how=(env)
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then how=(sudo -n)
+else how=(); fi
+if [ ${#how[@]} -gt 0 ] && "${how[@]}" apt-get update -qq \
+  && "${how[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
+  exit 0
+fi
+echo "Tests that need these packages are skipped, as they cannot be installed here: ${missing[*]}" >&2
