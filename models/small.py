@@ -1,15 +1,18 @@
-"""Our own small backbone: it finds the person's joints and describes what is around them.
+"""Our own small backbone: a glance at the whole picture finds the person, then a closer look at where the person is.
 
 A clip's frames go in side by side as channels (early fusion): the first convolution sees all T frames of a pixel, as their mean
 and their differences, so that one pass serves the whole clip, and T frames cost as much as one. Plain 3x3 convolutions,
 since on a CPU they run several times closer to the machine's peak than depthwise ones.
 
-Seen across a room a person is a few dozen pixels, and pooling over the whole picture drowns them. So each of J queries attends
-to one place of the picture, by a softmax over its cells; in training on simulated homes, where joints are known, a query is
-shown where its joint is. A feature is what lies under the J queries, where they are, and the picture as a whole.
-Shapes: B clips, T frames, H x W pixels, C channels, F feature width, J queries, Y x X cells.
+Seen across a room a person is a few dozen pixels, anywhere and of any size, and pooling over the whole picture drowns them. So the
+glance gives a square about the person, and the closer look sees that square alone, always at the same size: what people do
+need not be learned anew for every place and distance. In it, each of J queries attends to one place, by a softmax over its
+cells. In training on simulated homes, where joints are known, they teach the glance its square and each query its place.
+A feature is what lies under the queries and where, the square as a whole, where it is, and the picture as a whole.
+Shapes: B clips, T frames, H x W pixels, C channels, F feature width, J queries, Y x X cells, S x S pixels of the closer look.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -29,7 +32,14 @@ SPEC = ClipSpec(
     std=(0.25, 0.25, 0.25),
     feature_width=256,
 )
-WIDTHS = (32, 48, 96, 192)
+GLANCE = (24, 40, 80, 128)
+"""Channels at strides 2, 4, 8 and 16 of the whole picture."""
+CLOSER = (32, 96, 192)
+"""Channels at strides 2, 4 and 8 of the closer look."""
+LOOK = 64
+"""S, pixels."""
+SIDES = (0.15, 1.4)
+"""Smallest and largest side of the square, as shares of the picture's height."""
 QUERIES = 9
 """J, as many as HomeSim's POSE_JOINTS."""
 MOTION_GAIN = 3.0
@@ -75,14 +85,78 @@ class Residual(nn.Module):
         return F.relu(x_BCHW + self.inner(x_BCHW))
 
 
+def stage(before: int, width: int, *, residual: bool = True) -> nn.Sequential:
+    """Halves the sides."""
+    down = nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False)
+    rest = [Residual(width)] if residual else []
+    return nn.Sequential(down, nn.BatchNorm2d(width), nn.ReLU(inplace=True), *rest)
+
+
+def motion(width: int) -> nn.Sequential:
+    """Clips as pictures of T x 3 channels to `width` channels at half the sides."""
+    return nn.Sequential(MotionStem(SPEC.frames, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+class Joined(nn.Module):
+    """A map with what is known one stage further down added to it (Lin et al., arXiv 1612.03144)."""
+
+    def __init__(self, width: int, above: int) -> None:
+        super().__init__()
+        self.lateral = nn.Conv2d(width, width, 1)
+        self.from_above = nn.Conv2d(above, width, 1)
+
+    def forward(self, map_BCYX: Tensor, above_BCYX: Tensor) -> Tensor:
+        upper = F.interpolate(self.from_above(above_BCYX), map_BCYX.shape[2:], mode="nearest")
+        return F.relu(self.lateral(map_BCYX) + upper)
+
+
+class Places(nn.Module):
+    """Queries, each of which attends to one place of a map."""
+
+    def __init__(self, width: int, queries: int) -> None:
+        super().__init__()
+        self.scores = nn.Conv2d(width, queries, 1)
+
+    def forward(self, map_BCYX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores before the softmax [B, J, Y, X], what lies there [B, J, C], and where that is [B, J, 2], x and y in 0..1."""
+        scores_BJYX = self.scores(map_BCYX).float()
+        look_BJN = scores_BJYX.flatten(2).softmax(-1)
+        around_BJC = look_BJN @ map_BCYX.flatten(2).transpose(1, 2).float()
+        Y, X = map_BCYX.shape[2:]
+        columns_X = (torch.arange(X, device=look_BJN.device) + 0.5) / X
+        rows_Y = (torch.arange(Y, device=look_BJN.device) + 0.5) / Y
+        grid_N2 = torch.stack([columns_X.repeat(Y), rows_Y.repeat_interleave(X)], dim=-1)
+        return scores_BJYX, around_BJC, look_BJN @ grid_N2
+
+
 class Reading(NamedTuple):
     """What SmallBackbone sees in a clip; `features` is what it is for, the rest serves training."""
 
     features_BF: Tensor
+    centre_B1YX: Tensor
+    """Scores of the picture's cells before the softmax: where the person is."""
+    square_B3: Tensor
+    """The square that the glance found: see `look`."""
+    looked_B3: Tensor
+    """The square that was looked at."""
     places_BJYX: Tensor
-    """Scores of the cells before the softmax: where each query looks."""
+    """Scores of the square's cells before the softmax: where each query looks."""
     around_BJC: Tensor
     """What lies there."""
+
+
+def look(pictures_BCHW: Tensor, square_B3: Tensor, size: int = LOOK) -> Tensor:
+    """Squares of pictures, scaled to size x size; what lies outside a picture is zero.
+
+    A square is its centre's x and y as shares of the picture's width and height, and the logarithm of its side over the height.
+    """
+    H, W = pictures_BCHW.shape[2:]
+    half_B = square_B3[:, 2].exp()
+    theta_B23 = square_B3.new_zeros(len(square_B3), 2, 3)
+    theta_B23[:, 0, 0], theta_B23[:, 1, 1] = half_B * H / W, half_B
+    theta_B23[:, :, 2] = square_B3[:, :2] * 2 - 1
+    grid_BSS2 = F.affine_grid(theta_B23, [len(square_B3), 1, size, size], align_corners=False)
+    return F.grid_sample(pictures_BCHW, grid_BSS2, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class SmallBackbone(Backbone):
@@ -90,49 +164,49 @@ class SmallBackbone(Backbone):
 
     def __init__(self) -> None:
         super().__init__("small", SPEC)
-        first, second, third, fourth = WIDTHS
-        self.stem = nn.Sequential(MotionStem(SPEC.frames, first), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
-        self.stride4 = self._stage(first, second)
-        self.stride8 = self._stage(second, third)
-        self.stride16 = self._stage(third, fourth)
-        self.lateral = nn.Conv2d(third, third, 1)
-        self.from_above = nn.Conv2d(fourth, third, 1)
-        self.places = nn.Conv2d(third, QUERIES, 1)
-        self.mix = nn.Sequential(
-            nn.Linear(QUERIES * (third + 3) + 2 * fourth, 384),
-            nn.ReLU(inplace=True),
-            nn.Linear(384, SPEC.feature_width),
-        )
-
-    @staticmethod
-    def _stage(before: int, width: int) -> nn.Sequential:
-        down = nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False)
-        return nn.Sequential(down, nn.BatchNorm2d(width), nn.ReLU(inplace=True), Residual(width))
+        first, second, third, fourth = GLANCE
+        self.glance4 = nn.Sequential(motion(first), stage(first, second, residual=False))
+        self.glance8 = stage(second, third)
+        self.glance16 = stage(third, fourth)
+        self.glance = Joined(third, fourth)
+        self.centre = Places(third, 1)
+        self.side = nn.Linear(third, 1)
+        near, middle, far = CLOSER
+        self.closer2 = nn.Sequential(motion(near), Residual(near))
+        self.closer4 = stage(near, middle)
+        self.closer8 = stage(middle, far)
+        self.closer = Joined(middle, far)
+        self.queries = Places(middle, QUERIES)
+        width = QUERIES * (middle + 3) + 2 * far + 3 + third + 2 * fourth
+        self.mix = nn.Sequential(nn.Linear(width, 384), nn.ReLU(inplace=True), nn.Linear(384, SPEC.feature_width))
 
     def encode(self, clips_BTCHW: Tensor) -> Tensor:
         # NHWC memory under an NCHW view is what the convolutions of a CPU like best.
         return self.read(clips_BTCHW.flatten(1, 2).contiguous(memory_format=torch.channels_last)).features_BF
 
-    def read(self, pictures_BCHW: Tensor) -> Reading:
-        """Normalised clips as pictures of T x 3 channels, time-major."""
-        eighth_BCYX = self.stride8(self.stride4(self.stem(pictures_BCHW)))
-        sixteenth_BCYX = self.stride16(eighth_BCYX)
-        Y, X = eighth_BCYX.shape[2:]
-        above_BCYX = F.interpolate(self.from_above(sixteenth_BCYX), (Y, X), mode="nearest")
-        joined_BCYX = F.relu(self.lateral(eighth_BCYX) + above_BCYX)
-        places_BJYX = self.places(joined_BCYX).float()
-        look_BJN = places_BJYX.flatten(2).softmax(-1)
-        around_BJC = look_BJN @ joined_BCYX.flatten(2).transpose(1, 2).float()
-        grid_N2 = torch.stack(
-            [
-                torch.linspace(-1, 1, X, device=look_BJN.device).repeat(Y),
-                torch.linspace(-1, 1, Y, device=look_BJN.device).repeat_interleave(X),
-            ],
-            dim=-1,
-        )
-        where_BJ2 = look_BJN @ grid_N2
-        sure_BJ1 = look_BJN.amax(-1, keepdim=True)
-        # The mean says what the picture is like, the maximum whether something is anywhere in it.
-        whole_BC = torch.cat([sixteenth_BCYX.mean((2, 3)), sixteenth_BCYX.amax((2, 3))], dim=1).float()
-        parts = [around_BJC.flatten(1), where_BJ2.flatten(1), sure_BJ1.flatten(1), whole_BC]
-        return Reading(self.mix(torch.cat(parts, dim=1)).float(), places_BJYX, around_BJC)
+    def read(self, pictures_BCHW: Tensor, square_B3: Tensor | None = None) -> Reading:
+        """Normalised clips as pictures of T x 3 channels, time-major.
+
+        Looks at the given squares float[B, 3], and where they are NaN or not given, at those it finds.
+        """
+        eighth_BCYX = self.glance8(self.glance4(pictures_BCHW))
+        sixteenth_BCYX = self.glance16(eighth_BCYX)
+        centre_B1YX, there_B1C, at_B12 = self.centre(self.glance(eighth_BCYX, sixteenth_BCYX))
+        side_B1 = self.side(there_B1C[:, 0]).float()
+        found_B3 = torch.cat([at_B12[:, 0], side_B1.clamp(math.log(SIDES[0]), math.log(SIDES[1]))], dim=1)
+        looked_B3 = found_B3.detach()
+        if square_B3 is not None:
+            looked_B3 = torch.where(square_B3.isnan(), looked_B3, square_B3)
+        near_BCSS = look(pictures_BCHW, looked_B3).contiguous(memory_format=torch.channels_last)
+        fourth_BCYX = self.closer4(self.closer2(near_BCSS))
+        below_BCYX = self.closer8(fourth_BCYX)
+        places_BJYX, around_BJC, where_BJ2 = self.queries(self.closer(fourth_BCYX, below_BCYX))
+        sure_BJ1 = places_BJYX.flatten(2).softmax(-1).amax(-1, keepdim=True)
+        # The mean says what a picture is like, the maximum whether something is anywhere in it.
+        wholes = [
+            m for map_BCYX in (below_BCYX, sixteenth_BCYX) for m in (map_BCYX.mean((2, 3)), map_BCYX.amax((2, 3)))
+        ]
+        parts = [around_BJC.flatten(1), where_BJ2.flatten(1), sure_BJ1.flatten(1), looked_B3, there_B1C[:, 0], *wholes]
+        features_BF = self.mix(torch.cat([part.float() for part in parts], dim=1)).float()
+        found_B3 = torch.cat([at_B12[:, 0], side_B1], dim=1)
+        return Reading(features_BF, centre_B1YX, found_B3, looked_B3, places_BJYX, around_BJC)

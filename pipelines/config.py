@@ -1,7 +1,7 @@
 """A training run's configuration: one YAML file, checked when it is read, each field documented in place."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -81,6 +81,19 @@ class Config(_Section):
     """The model's name in its card and in answers."""
     backbone: BackboneTraining = BackboneTraining()
     crt: CrtTraining = CrtTraining()
+
+
+def same_options(now: BaseModel, then: dict[str, Any] | None, file: Path) -> None:
+    """Makes sure that a training goes on as it was begun. Raises BadConfig naming what differs; `then` is None in old files."""
+    differing = [
+        f"{name} was {then.get(name)} and is {value}"
+        for name, value in now.model_dump(mode="json").items()
+        if then is not None and then.get(name) != value
+    ]
+    if differing:
+        raise BadConfig(
+            f"{file} was begun with other options: {', '.join(differing)}. Set them back, or begin anew with --fresh."
+        )
 
 
 def read_config(path: Path) -> Config:

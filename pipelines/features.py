@@ -7,6 +7,7 @@ Clip i of a video covers the times from i * T / rate on: the videos of a data se
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from models.spec import ClipSpec
-from pipelines.datasets import LabelledVideo
+from pipelines.datasets import BadDataset, LabelledVideo
 from pipelines.decode import open_video
 from pipelines.sample import Clipper
 
@@ -40,7 +41,20 @@ def _cache_clips(path: Path, spec: ClipSpec, target: Path) -> None:
 
 
 def cache_clips(videos: list[LabelledVideo], spec: ClipSpec, folder: Path, *, workers: int) -> dict[str, Path]:
-    """Decodes what is not yet in `folder`, with `workers` processes; returns the file of each video's clips."""
+    """Decodes what is not yet in `folder`, with `workers` processes; returns the file of each video's clips.
+
+    Raises BadDataset where `folder` holds clips of another data set or for another backbone.
+    """
+    origin = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+    for data in sorted({video.path.parent.parent for video in videos}):
+        for name in ("homesim.json", "manifest.csv"):
+            origin.update((data / name).read_bytes() if (data / name).exists() else b"")
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "origin.txt"
+    if not note.exists():
+        note.write_text(origin.hexdigest())
+    if note.read_text() != origin.hexdigest():
+        raise BadDataset(f"{folder} holds the clips of another data set or for another backbone. Remove it.")
     files = {video.name: folder / f"{video.name}.npy" for video in videos}
     missing = [video for video in videos if not files[video.name].exists()]
     for video in missing:

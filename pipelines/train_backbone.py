@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models.small import SPEC, WIDTHS, SmallBackbone
-from pipelines.config import Config
+from models.small import CLOSER, SIDES, SPEC, Reading, SmallBackbone
+from pipelines.config import Config, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
 from pipelines.homesim.scenario import PAIRS, POSE_JOINTS, POSE_RATE
 
@@ -183,13 +183,50 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = SmallBackbone()
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(SPEC.feature_width, classes))
-        self.heights = nn.Linear(WIDTHS[2], 1)
+        self.heights = nn.Linear(CLOSER[1], 1)
 
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures in 0..1, T x 3 channels, channels_last, to scores [B, K], places [B, J, Y, X] and heights [B, J]."""
+    def forward(self, x_BCHW: Tensor, square_B3: Tensor | None = None) -> tuple[Tensor, Reading, Tensor]:
+        """Pictures in 0..1, T x 3 channels, channels_last, to scores [B, K], what was seen, and heights [B, J].
+
+        Looks closer at the given squares where they are numbers, else at those that it finds.
+        """
         mean, std = SPEC.mean[0], SPEC.std[0]
-        seen = self.backbone.read((x_BCHW - mean) / std)
-        return self.head(seen.features_BF), seen.places_BJYX, self.heights(seen.around_BJC)[..., 0]
+        seen = self.backbone.read((x_BCHW - mean) * (1 / std), square_B3)
+        return self.head(seen.features_BF), seen, self.heights(seen.around_BJC)[..., 0]
+
+
+def squares(joints_BJ3: Tensor) -> Tensor:
+    """The squares about the known joints, as models.small.look takes them: [B, 3]; NaN where none is known."""
+    far = torch.where(joints_BJ3.isnan(), torch.inf, joints_BJ3)[..., :2].amin(1)
+    near = torch.where(joints_BJ3.isnan(), -torch.inf, joints_BJ3)[..., :2].amax(1)
+    spread_B2 = (near - far) * torch.tensor([SPEC.width / SPEC.height, 1.0])
+    # Joints lie inside the body: a quarter more and a hand's breadth.
+    side_B = (spread_B2.amax(1) * 1.3 + 0.07).clamp(*SIDES)
+    square_B3 = torch.cat([(near + far) / 2, side_B.log()[:, None]], dim=1)
+    return torch.where(far[:, :1].isinf(), torch.nan, square_B3)
+
+
+def taught(square_B3: Tensor, done: float, generator: torch.Generator) -> Tensor:
+    """Squares to look at in training, a little off, as those of the glance will be; NaN where it shall find one itself.
+
+    At first the glance knows nothing and is told; from a tenth of the training on (`done`, 0 to 1), half of the time.
+    """
+    off_B3 = torch.randn(square_B3.shape, generator=generator) * torch.tensor([0.10, 0.10, 0.15])
+    side_B = square_B3[:, 2].exp()
+    off_B3[:, 0] *= side_B * SPEC.height / SPEC.width
+    off_B3[:, 1] *= side_B
+    alone_B1 = torch.rand(len(square_B3), 1, generator=generator) < (0.5 if done > 0.1 else 0.0)
+    return torch.where(alone_B1, torch.nan, square_B3 + off_B3)
+
+
+def inside(joints_BJ3: Tensor, square_B3: Tensor) -> Tensor:
+    """Joints with x and y as shares of a square instead of the picture; NaN for those outside it."""
+    side_B1 = square_B3[:, 2:].exp()
+    x_BJ = (joints_BJ3[..., 0] - square_B3[:, :1]) * SPEC.width / SPEC.height / side_B1 + 0.5
+    y_BJ = (joints_BJ3[..., 1] - square_B3[:, 1:2]) / side_B1 + 0.5
+    out = (x_BJ < 0) | (x_BJ >= 1) | (y_BJ < 0) | (y_BJ >= 1)
+    placed_BJ3 = torch.stack([x_BJ, y_BJ, joints_BJ3[..., 2]], dim=-1)
+    return torch.where(out[..., None], torch.nan, placed_BJ3)
 
 
 def joint_losses(places_BJYX: Tensor, heights_BJ: Tensor, joints_BJ3: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,10 +292,12 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=options.learning_rate,
+        fused=True,
     )
     first = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
+        same_options(options, state.get("options"), state_file)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -271,13 +310,18 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         _batches(tables["train"], options.batch, config.seed, first, options.steps), first
     ):
         network.train()
+        # Every step has chance of its own, so that a run that was stopped goes on as if it had not been.
+        torch.manual_seed(config.seed * 1_000_003 + step)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        x_BCHW = recolour(torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255), generator)
+        x_BCHW = recolour(torch.from_numpy(pictures).permute(0, 3, 1, 2).float().mul_(1 / 255), generator)
+        joints_BJ3 = torch.from_numpy(joints)
+        square_B3 = squares(joints_BJ3)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            scores, places, heights = network(x_BCHW)
+            scores, seen, heights = network(x_BCHW, taught(square_B3, step / options.steps, generator))
         naming = F.cross_entropy(scores.float(), torch.from_numpy(targets), label_smoothing=options.label_smoothing)
-        finding, height = joint_losses(places, heights.float(), torch.from_numpy(joints))
-        loss = naming + options.joints * (finding + height)
+        spotting, sizing = joint_losses(seen.centre_B1YX, seen.square_B3[:, 2:], square_B3[:, None])
+        finding, height = joint_losses(seen.places_BJYX, heights.float(), inside(joints_BJ3, seen.looked_B3))
+        loss = naming + options.joints * (finding + height + spotting + sizing)
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_cosine(step, options.steps)
         optimizer.zero_grad(set_to_none=True)
@@ -286,16 +330,14 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         # The average starts as the network itself and slows down as it fills.
         keep = min(options.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                if old.dtype.is_floating_point:
-                    old.lerp_(new, 1 - keep)
-                else:
-                    old.copy_(new)
+            pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
+            numbers = [(old, new) for old, new in pairs if old.dtype.is_floating_point]
+            torch._foreach_lerp_([old for old, _ in numbers], [new for _, new in numbers], 1 - keep)
         running += 0.02 * (naming.item() - running)
         looking += 0.02 * (finding.item() - looking)
         bar.update()
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{running:.3f}", joints=f"{looking:.3f}")
+            bar.set_postfix(loss=f"{running:.3f}", joints=f"{looking:.3f}", person=f"{spotting.item():.2f}")
             writer.add_scalar("loss", running, step)
             writer.add_scalar("joints", looking, step)
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
@@ -306,6 +348,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
             torch.save(
                 {
                     "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
+                    "options": options.model_dump(mode="json"),
                 },
                 part,
             )  # fmt: skip

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from models.crt import CrtConfig
 from models.heads import ClassifierConfig, VideoClassifier
-from pipelines.config import Config, CrtTraining
+from pipelines.config import Config, CrtTraining, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,7 @@ def train_crt(
     first = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
+        same_options(o, state.get("options"), state_file)
         classifier.load_state_dict(state["classifier"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -231,7 +232,7 @@ def train_crt(
         torch.save(
             {
                 "classifier": classifier.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(), "epoch": epoch + 1,
+                "schedule": schedule.state_dict(), "epoch": epoch + 1, "options": o.model_dump(mode="json"),
             },
             part,
         )  # fmt: skip

@@ -7,9 +7,11 @@ A data set is a folder:
     visible/NAME.csv                        for every video, what can be seen without knowing the past
     poses/NAME.npy                          for every video, where the person's joints are (Performance.poses)
     manifest.csv                            a row for each video
+    homesim.json                            what made it: version, seed and size
 """
 
 import csv
+import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,8 +21,11 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipelines.datasets import BadDataset
 from pipelines.homesim.scenario import Performance, Recording
 
+VERSION = 2
+"""Grows with each change to people, rooms or stories: the same numbers then give another recording."""
 MANIFEST_FIELDS = ("file", "kind", "split", "label", "person", "room", "take", "camera", "seconds", "fps")
 
 
@@ -71,13 +76,31 @@ def write_recording(recording: Recording, folder: Path, *, width: int, height: i
     return dict(zip(MANIFEST_FIELDS, map(str, row), strict=True))
 
 
+def _sign(folder: Path, ours: dict[str, int]) -> None:
+    """Notes how the recordings are made, and makes sure that those which are there were made so."""
+    note = folder / "homesim.json"
+    if not note.exists() and not (folder / "manifest.csv").exists():
+        note.write_text(json.dumps(ours))
+    theirs = json.loads(note.read_text()) if note.exists() else {}
+    if theirs != ours:
+        differing = ", ".join(
+            f"{name} {theirs.get(name)} there, {value} now" for name, value in ours.items() if theirs.get(name) != value
+        )
+        raise BadDataset(
+            f"{folder} holds recordings that were made in another way ({differing}). Give another folder, or remove it."
+        )
+
+
 def make(
     recordings: list[Recording], folder: Path, *, width: int, height: int, seed: int, workers: int
 ) -> Iterator[dict[str, str]]:
     """Makes all recordings with `workers` processes, yields a manifest row for each as it is done, and writes the manifest.
 
-    What is there already is kept, so that an interrupted run goes on where it stopped.
+    What is there already is kept, so that an interrupted run goes on where it stopped. Raises BadDataset for a folder that
+    holds recordings made in another way.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sign(folder, {"version": VERSION, "seed": seed, "width": width, "height": height})
     for name in ("trimmed", "untrimmed", "visible", "poses"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows = []

@@ -24,7 +24,6 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.problems import STATUS
 from app.sessions import open_store, without_password
 from app.sessions.base import (
     OPTIONS_BYTES,
@@ -32,7 +31,6 @@ from app.sessions.base import (
     TOMBSTONE_SECONDS,
     BadStoreUrl,
     Session,
-    SessionError,
     SessionExists,
     SessionExpired,
     SessionStore,
@@ -1037,16 +1035,3 @@ def test_sessions_have_times_in_seconds_and_ids_that_can_be_written():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"no session has|seconds since 1970|surrogates"):
             replace(session(), **wrong)
-
-
-def test_every_error_of_a_session_has_a_status():
-    """404 for unknown, 410 for expired, 409 for who was not first, 503 for what is worth another try."""
-    codes = {kind.code: STATUS[kind.code] for kind in SessionError.__subclasses__()}
-    assert codes == {
-        "session_unknown": 404,
-        "session_expired": 410,
-        "session_exists": 409,
-        "session_conflict": 409,
-        "session_too_large": 413,
-        "store_unavailable": 503,
-    }

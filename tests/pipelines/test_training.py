@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from models import checkpoint
-from pipelines import evaluate
+from models.small import SPEC
+from pipelines import evaluate, train_backbone
 from pipelines.config import BadConfig, Config, read_config
-from pipelines.datasets import LabelledVideo, Span
+from pipelines.datasets import BadDataset, LabelledVideo, Span, read_homesim
+from pipelines.features import cache_clips
 from pipelines.homesim.make import make
 from pipelines.homesim.scenario import POSE_JOINTS, Recording
 from pipelines.train import run
@@ -77,8 +80,6 @@ def test_drinks_are_sorted_by_the_time_since_the_container_was_seen():
 
 def test_a_segments_target_is_its_most_frequent_label():
     """Of two as frequent, the later; padding does not count."""
-    import torch
-
     targets = torch.tensor([[3, 3, 1, 0], [1, 1, 2, 2], [0, IGNORE, IGNORE, IGNORE], [IGNORE] * 4])
     assert segment_targets(targets, 4).tolist() == [3, 2, 0, IGNORE]
 
@@ -162,3 +163,46 @@ def test_a_configuration_with_a_wrong_value_names_file_and_field(tmp_path):
     path.write_text("data: a\nrun: b\nname: c\nstep: 3\n")
     with pytest.raises(BadConfig, match="step"):
         read_config(path)
+
+
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    """From its last checkpoint on, to the same weights; with other options it does not go on at all."""
+    recordings = [Recording(1, 1, 0, 1, "Walk"), Recording(2061, 2062, 0, 5, "Walk")]
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    videos = read_homesim(tmp_path / "data")
+    files = cache_clips(videos, SPEC, tmp_path / "pixels", workers=1)
+
+    def train(name, steps=4):
+        options = {"steps": steps, "batch": 4, "checkpoint_every": 2, "bf16": False}
+        config = Config(data=tmp_path / "data", run=tmp_path / name, name="t", threads=1, backbone=options)
+        config.run.mkdir(exist_ok=True)
+        return train_backbone.train_backbone(config, videos, files)
+
+    whole = train("whole")
+    measured, real = [], train_backbone.accuracy
+
+    def stopped(*given, **named):
+        measured.append(1)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    monkeypatch.setattr(train_backbone, "accuracy", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train("cut")
+    monkeypatch.undo()
+    for (name, mine), (_, theirs) in zip(whole.named_parameters(), train("cut").named_parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=name)
+    with pytest.raises(BadConfig, match="steps was 4 and is 5"):
+        train("cut", steps=5)
+
+
+def test_clips_of_another_data_set_are_not_trained_on(tmp_path):
+    """The same names, other pictures: the cache is refused by name, as is a data set made in two ways."""
+    for seed in (0, 1):
+        list(make([Recording(1, 1, 0, 1, "Walk")], tmp_path / f"data{seed}", width=64, height=48, seed=seed, workers=1))
+    cache_clips(read_homesim(tmp_path / "data0"), SPEC, tmp_path / "pixels", workers=1)
+    with pytest.raises(BadDataset, match="another data set"):
+        cache_clips(read_homesim(tmp_path / "data1"), SPEC, tmp_path / "pixels", workers=1)
+    with pytest.raises(BadDataset, match="seed 0 there, 3 now"):
+        list(make([Recording(1, 1, 0, 1, "Walk")], tmp_path / "data0", width=64, height=48, seed=3, workers=1))
