@@ -2,14 +2,20 @@
 
 import logging
 import os
+import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.main import create_app
 from app.settings import Settings
 from models import checkpoint
 from models.errors import CrtError
+
+CLOSING = 2.0
+"""Seconds in which a client has to take in what it was sent last."""
 
 
 def main() -> int:
@@ -25,10 +31,37 @@ def main() -> int:
         return 2
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     print(f"crt-stream: http://{host}:{port}/docs")
-    uvicorn.run(
-        create_app(settings), host=host, port=int(port), log_level=settings.log_level, timeout_graceful_shutdown=10
-    )
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app, host=host, port=int(port), log_level=settings.log_level, timeout_graceful_shutdown=3,
+        # What one client may have in memory here, beside what waits in its stream's inbox.
+        ws=Door, ws_max_size=settings.frame_bytes, ws_max_queue=2, ws_ping_interval=20, ws_ping_timeout=20, ws_per_message_deflate=False,
+    )  # fmt: skip
+    Service(config, app).run()
     return 0
+
+
+class Door(WebSocketsSansIOProtocol):
+    """A client that reads nothing cannot keep its connection after it has been closed."""
+
+    async def run_asgi(self) -> None:
+        try:
+            await super().run_asgi()
+        finally:
+            # Closing waits until all is sent; to one who does not read, that is for ever.
+            self.loop.call_later(CLOSING, self.transport.abort)
+
+
+class Service(uvicorn.Server):
+    """Tells those who stream to go on elsewhere before it closes their connections."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._app.state.streams.move()
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from app.settings import Settings, use_threads
 from models import checkpoint
 from pipelines.label import Labelling, VideoResult
 from pipelines.recognizer import Recognizer
-from pipelines.streaming import SegmentResult
+from pipelines.streaming import SegmentResult, Stream
 from pipelines.workers import workers
 
 _T = TypeVar("_T")
@@ -62,13 +62,18 @@ class Engine:
         finally:
             self._inside -= 1
 
-    async def label(self, path: Path) -> AsyncGenerator[SegmentResult | VideoResult, None]:
+    def labelling(
+        self, path: Path, *, stream: Stream | None = None, offset: float = 0.0, end: bool = True
+    ) -> Labelling:
+        """A video to be labelled, by itself or as a stream's next piece; see Labelling."""
+        return Labelling(path, self.recognizer, budget=self._budget, stream=stream, offset=offset, end=end)
+
+    async def label(self, labelling: Labelling) -> AsyncGenerator[SegmentResult | VideoResult, None]:
         """The segments of a video as they are made, then its result. Raises VideoError.
 
         Cancelling whoever waits for the next one, or closing the iterator, ends the decoding at once.
         """
         async with self._places:
-            labelling = Labelling(path, self.recognizer, budget=self._budget)
             self._running.add(labelling)
             try:
                 await self._in_thread(labelling, labelling.open)

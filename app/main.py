@@ -1,26 +1,41 @@
 """Where the service's parts meet."""
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import problems
+from app.batching import Batches
 from app.engine import Engine
-from app.routes import clips, ops
+from app.routes import clips, frames, ops, pieces, streams
+from app.sealing import own_key
+from app.sessions import open_store
 from app.settings import Settings
+from app.streams import Streams
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service. Raises BadSetting; BadCheckpoint comes when it starts."""
+    """The service. Raises BadSetting; BadCheckpoint and BadStoreUrl come when it starts."""
     settings = settings or Settings.read()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
-        async with Engine(settings) as engine:
-            yield {"engine": engine, "settings": settings}
+        async with (
+            open_store(settings.sessions) as store,
+            Engine(settings) as engine,
+            Batches(engine.recognizer) as batches,
+            Streams(store, engine.recognizer, patience=settings.store_seconds) as held,
+        ):
+            app.state.streams = held
+            yield {
+                "engine": engine, "settings": settings, "batches": batches, "streams": held, "state_key": _state_key(settings)
+            }  # fmt: skip
 
     # The API's page with its scripts inside the package: a home service fetches nothing from outside.
     app = FastAPIOffline(
@@ -31,9 +46,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.include_router(clips.router, tags=["videos"])
+    app.include_router(streams.router, tags=["streams"])
+    app.include_router(pieces.router, tags=["streams"])
+    app.include_router(frames.router)
     app.include_router(ops.router, tags=["service"])
     problems.install(app)
     return app
+
+
+def _state_key(settings: Settings) -> bytes:
+    """What signs exported states: as set, or this service's own, which lives as long as its sessions do."""
+    if settings.state_key is not None:
+        return settings.state_key.encode()
+    url = urlsplit(settings.sessions)
+    return (
+        own_key(Path(unquote(url.path)[1:]).with_name("state.key"))
+        if url.scheme == "sqlite"
+        else secrets.token_bytes(32)
+    )
 
 
 def _version() -> str:

@@ -132,3 +132,101 @@ class Problem(_Schema):
 
 class Health(_Schema):
     status: str
+
+
+class Writer(_Schema):
+    """That someone writes to a stream."""
+
+    since: float
+    """Seconds since 1970."""
+    until: float | None
+    """Without another word from there, it is taken to be gone."""
+
+
+class StreamSummary(_Schema):
+    """A stream in a list."""
+
+    id: str
+    model: str
+    """Digest of the model that made it."""
+    segment: int
+    """Finished segments."""
+    created: float
+    """Seconds since 1970."""
+    touched: float
+    """Seconds since 1970: when frames last came."""
+    expires: float
+    """Seconds since 1970."""
+    age: float
+    """Seconds."""
+    writer: Writer | None
+
+
+class StreamList(_Schema):
+    """A page of streams."""
+
+    streams: list[StreamSummary]
+    count: int
+    """Of all streams."""
+    next: str | None
+    """What to give as `after` for more; null if these were the last."""
+
+
+class MemoryHealth(_Schema):
+    """How a stream's memory is."""
+
+    norm: float
+    saturated: float
+    """Share of its numbers beyond 0.99: a memory that is full of them has stopped to learn."""
+    bytes: int
+
+
+class Stream(StreamSummary):
+    """A stream. With another model than the one that is served, only what needs none is told."""
+
+    resume_from: int | None
+    """Number of the frame to go on from."""
+    position: float | None
+    """Seconds of capture time: all before is durable."""
+    missing: int | None
+    """Frames that by their numbers never came."""
+    labels: list[Label]
+    """Of the last segment, best first."""
+    scores: list[Label]
+    """Of the whole stream so far, best first: the mean over its segments, background left out."""
+    state_bytes: int
+    memory: MemoryHealth | None
+    checkpoints: list[int]
+    """First and last segment whose states are kept."""
+    options: dict[str, Any]
+
+
+class StreamState(_Schema):
+    """An exported session."""
+
+    stream: str
+    segment: int
+    """Finished segments."""
+    model: str
+    state: str
+    """Signed: give it to POST /v1/streams as it is."""
+
+
+class Place(_Schema):
+    """Where a stream stands."""
+
+    id: str
+    segment: int
+    """Finished segments."""
+    position: float | None
+    """Seconds: all before is durable."""
+    received: float
+    """Seconds: where the next piece is expected to begin."""
+    missing: int
+    """Frames that by their numbers never came."""
+
+
+class PieceAnswer(ClipAnswer):
+    """A labelled piece of a stream: what was full, and of the last piece also the rest."""
+
+    stream: Place

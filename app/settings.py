@@ -54,6 +54,18 @@ class Settings(BaseSettings):
     """Longest that the service waits for a video's frames altogether, in seconds of wall clock."""
     decode_bytes: Annotated[int, Field(gt=0, le=1 << 46)] = Budget().memory
     """Memory that decoding one video may take, in bytes."""
+    sessions: str = "sqlite:///var/sessions.db"
+    """Where streams' sessions are kept: memory://, sqlite:///path or redis://host:6379/0, see app/sessions."""
+    store_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 30.0
+    """How long a store that is away is tried again before a client is sent away, in seconds."""
+    state_key: Annotated[str, Field(min_length=16, max_length=4096)] | None = None
+    """Signs exported states; services that take each other's need the same. By default one is made and kept in var/state.key."""
+    credit: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Frames that a WebSocket's client may have on the way."""
+    frame_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 4 << 20
+    """Largest message on a WebSocket, in bytes."""
+    inbox_bytes: Annotated[int, Field(ge=1024, le=1 << 32)] = 16 << 20
+    """Frames that wait, of one WebSocket, in bytes."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
 

@@ -166,14 +166,14 @@ def post(url: str, videos: int, *, clients: int) -> int:
 
 
 @contextmanager
-def service(model: Path, *, threads: int) -> Iterator[tuple[str, psutil.Process]]:
-    """The service, as `make serve` starts it."""
+def service(model: Path, *, threads: int, sessions: str = "memory://") -> Iterator[tuple[str, psutil.Process]]:
+    """The service, as `make serve` starts it, with sessions of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CRT_")}
     environment |= {"HOST": "127.0.0.1", "PORT": str(port), "CRT_MODEL": str(model), "CRT_THREADS": str(threads)}
-    environment["CRT_LOG_LEVEL"] = "warning"
+    environment |= {"CRT_LOG_LEVEL": "warning", "CRT_SESSIONS": sessions}
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "app"]
     with subprocess.Popen(command, cwd=FOLDER.parent, env=environment, stdout=subprocess.DEVNULL) as process:

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipelines.errors import EmptyVideo, NotAVideo, NoVideoStream
+from pipelines.errors import EmptyVideo, NotAVideo, NoVideoStream, UnsupportedVideo
 
 HEAD = 1024
 """Bytes that sniff() wants to see."""
 
 ACCEPTED = "MP4, MOV, MKV, WebM, AVI, MPEG-TS, MPEG-PS, FLV, GIF, Ogg, WMV, IVF or raw H.264, HEVC and MPEG video"
+
+LIVE = "fragmented MP4, WebM, Matroska or MPEG-TS"
+"""What can be read as it comes, without going back."""
+_LIVE = {"mp4", "matroska", "mpegts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,8 @@ _OTHERS = {
 }
 
 
-def sniff(head: bytes) -> Container:
-    """The container that a file's first bytes (HEAD of them, or all) are of.
+def sniff(head: bytes, *, accepted: str = ACCEPTED) -> Container:
+    """The container that a file's first bytes (HEAD of them, or all) are of. accepted: what is to be sent instead.
 
     Raises EmptyVideo, NoVideoStream for audio files, and NotAVideo, which names what was found, for all others.
     """
@@ -80,9 +84,9 @@ def sniff(head: bytes) -> Container:
         if head.startswith(prefix):
             return container
     if head[:4] == b"RIFF":
-        return _riff(head[8:12])
+        return _riff(head[8:12], accepted)
     if head[4:8] in _MP4_BOXES:
-        return _mp4(head)
+        return _mp4(head, accepted)
     if raw := _raw_stream(head):
         return raw
     if _is_transport_stream(head):
@@ -91,21 +95,41 @@ def sniff(head: bytes) -> Container:
         if head.startswith(prefix):
             raise NoVideoStream(f"This is an audio file ({name}), without pictures. Send a video.")
     found = next((name for prefix, name in _OTHERS.items() if head.startswith(prefix)), None)
-    raise NotAVideo(f"This is {found or _unknown(head)}, not a video. Send {ACCEPTED}.")
+    raise NotAVideo(f"This is {found or _unknown(head)}, not a video. Send {accepted}.")
 
 
-def _riff(kind: bytes) -> Container:
+def sniff_live(head: bytes, *, whole: bool) -> Container | None:
+    """The container of a video that is still coming, by the first bytes (at most HEAD) that have come; None while they
+    do not tell. whole: no more will come.
+
+    Raises what sniff() does, and UnsupportedVideo for what cannot be read as it comes.
+    """
+    if not (whole or len(head) >= HEAD or _tells(head)):
+        return None
+    container = sniff(head, accepted=LIVE)
+    if container.name not in _LIVE:
+        raise UnsupportedVideo(f"A {container.name} file cannot be read before it is complete. Send {LIVE}, or a file.")
+    return container
+
+
+def _tells(head: bytes) -> bool:
+    """Whether so few bytes are enough. Not for a transport stream, which may begin with anything."""
+    long = (prefix for known in (_PREFIXES, _AUDIO, _OTHERS) for prefix in known if len(prefix) >= 4)
+    return len(head) >= 16 and (head.startswith((*long, b"RIFF")) or head[4:8] in _MP4_BOXES)
+
+
+def _riff(kind: bytes, accepted: str) -> Container:
     if kind in (b"AVI ", b"AVIX"):
         return Container("avi", "avi")
     if kind == b"WAVE":
         raise NoVideoStream("This is an audio file (WAV), without pictures. Send a video.")
     name = "a picture (WebP)" if kind == b"WEBP" else f"a RIFF file of kind {kind!r}"
-    raise NotAVideo(f"This is {name}, not a video. Send {ACCEPTED}.")
+    raise NotAVideo(f"This is {name}, not a video. Send {accepted}.")
 
 
-def _mp4(head: bytes) -> Container:
+def _mp4(head: bytes, accepted: str) -> Container:
     if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS:
-        raise NotAVideo(f"This is a picture (HEIF or AVIF), not a video. Send {ACCEPTED}.")
+        raise NotAVideo(f"This is a picture (HEIF or AVIF), not a video. Send {accepted}.")
     return _MP4
 
 
@@ -151,7 +175,7 @@ def edit_list_cuts(file: BinaryIO) -> bool:
     too odd to tell. An edit list of one part that begins with the first picture and ends with the last is usual.
     """
     try:
-        size = os.fstat(file.fileno()).st_size
+        size = _size(file)
         for moov in _boxes(file, 0, size, b"moov"):
             scale = next((_timescale(file, box, 0) for box in _boxes(file, *moov, b"mvhd")), 0)
             for trak in _boxes(file, *moov, b"trak"):
@@ -165,7 +189,15 @@ def edit_list_cuts(file: BinaryIO) -> bool:
 def has_index(file: BinaryIO) -> bool:
     """Whether an MP4 has its moov box, or one is announced; without it no frame can be found."""
     try:
-        return any(name == b"moov" for name, _, _ in _walk(file, 0, os.fstat(file.fileno()).st_size))
+        return any(name == b"moov" for name, _, _ in _walk(file, 0, _size(file)))
+    except struct.error:
+        return False
+
+
+def is_fragmented(file: BinaryIO) -> bool:
+    """Whether an MP4 announces fragments (ISO 14496-12, 8.8): then nothing has to come after them."""
+    try:
+        return any(_boxes(file, *moov, b"mvex") for moov in _boxes(file, 0, _size(file), b"moov"))
     except struct.error:
         return False
 
@@ -176,7 +208,7 @@ def rotation(file: BinaryIO) -> int:
     From the first video track's matrix (ISO 14496-12, 8.3.2); 0 when the boxes are too odd to tell.
     """
     try:
-        for moov in _boxes(file, 0, os.fstat(file.fileno()).st_size, b"moov"):
+        for moov in _boxes(file, 0, _size(file), b"moov"):
             for trak in _boxes(file, *moov, b"trak"):
                 tkhd = _inside(file, trak, b"tkhd")
                 if tkhd is None or not _is_video(file, trak):
@@ -193,7 +225,7 @@ def rotation(file: BinaryIO) -> int:
 
 def missing_bytes(file: BinaryIO, container: Container) -> int:
     """How many bytes an MP4's or AVI's outermost boxes announce beyond those that there are, or a last TS packet lacks."""
-    size = os.fstat(file.fileno()).st_size
+    size = _size(file)
     file.seek(0)
     try:
         if container.name == "avi":
@@ -208,6 +240,10 @@ def missing_bytes(file: BinaryIO, container: Container) -> int:
 
 
 Span = tuple[int, int]
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, os.SEEK_END)
 
 
 def _walk(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

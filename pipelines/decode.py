@@ -7,59 +7,31 @@
 
 The file's first bytes are checked here, against an allow-list; all else happens in a worker process (decode_worker.py)
 that can be killed at any instant. Memory stays flat whatever the video's length: about a megabyte of frames waits in
-a pipe, and the worker waits when nobody reads. What comes from the worker is checked like any other input: it may
-have been taken over by the video. No pickles, no sizes that it chooses.
+a pipe, and the worker waits when nobody reads. What comes from the worker is checked like any other input; see messages.py.
+
+A file may be the next piece of a stream: then its times are those of the stream, and sampling goes on where it stood.
 """
 
-import logging
-import math
 import os
 import stat
-import struct
 from collections.abc import Callable
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from models.errors import CrtError
 from models.spec import ClipSpec
 from pipelines import containers
-from pipelines.errors import DecoderDied, UnreadableVideo, VideoError
+from pipelines.errors import UnreadableVideo
 from pipelines.frames import Frame
-from pipelines.sample import EPSILON, MAX_GAP
+from pipelines.messages import Conversation, Ended, Sampled
+from pipelines.sample import SamplerState
 from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
 from pipelines.workers import Worker, workers
 
-_LOG = logging.getLogger(__name__)
-_HEADER = struct.Struct("<cI")
-_FRAME = struct.Struct("<dI")
-_MAX_JSON = 1 << 16
-_told: set[str] = set()
-_T = TypeVar("_T", bound="_Message")
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(allow_inf_nan=False)
-
-
-class _First(_Message):
-    info: VideoInfo
-    unconfined: list[str]
-
-
-class _Last(_Message):
-    summary: VideoSummary
-    warnings: list[VideoWarning]
-
-
-class _Error(_Message):
-    code: str
-    message: str
+FARTHEST = 1e12
+"""Seconds from a stream's start; further out, frames' times could not be told apart."""
 
 
 def open_video(
@@ -69,14 +41,25 @@ def open_video(
     rate: float | None = None,
     budget: Budget | None = None,
     threads: int = 1,
+    offset: float = 0.0,
+    sampler: SamplerState | None = None,
     started: Callable[[Callable[[], None]], None] | None = None,
 ) -> "Video":
     """Opens a video file for sampling at `rate` frames a second, by default the model's.
 
     Returns when the first frame has been decoded. threads is how many a decoder may use. started is handed what kills
-    the worker, from any thread, as soon as there is one; Video.kill does the same later. Raises VideoError, see
-    errors.py, for what cannot be decoded at all, and DecoderUnavailable where no worker can be started.
+    the worker, from any thread, as soon as there is one; Video.kill does the same later.
+
+    Of a stream's next piece, `offset` says where in the stream its first frame lies, in seconds: all times that come
+    out count from the stream's start, and only VideoSummary and the budget go by the piece's own. `sampler` is what
+    Video.sampler of the piece before said. Ticks, gaps and repeats are then those of one video that was never cut:
+    frames that are not later than sampler.last are ignored, so none at all may come out.
+
+    Raises VideoError, see errors.py, for what cannot be decoded at all, DecoderUnavailable where no worker can be
+    started, and ValueError for an offset that is no number of seconds up to FARTHEST.
     """
+    if not abs(offset) <= FARTHEST:
+        raise ValueError(f"offset must be a number of seconds, at most {FARTHEST:g}, got {offset!r}")
     budget = budget or Budget()
     request: dict[str, Any] = {
         "spec": spec.to_dict(),
@@ -84,14 +67,17 @@ def open_video(
         "budget": asdict(budget),
         "threads": threads,
         "cpu_seconds": int(budget.seconds * threads) + 2,
+        "offset": offset,
+        "sampler": asdict(sampler or SamplerState()),
     }
+    conversation = Conversation(spec, rate=request["rate"], budget=budget, offset=offset, sampler=sampler)
     with _open(Path(path)) as file:
         containers.sniff(file.read(containers.HEAD))
         worker = workers.fork(request, file.fileno(), budget.seconds)
     try:
         if started is not None:
             started(worker.kill)
-        return Video(worker, spec, rate=request["rate"], duration=budget.duration)
+        return Video(worker, conversation)
     except BaseException:
         worker.close()
         raise
@@ -114,27 +100,18 @@ class Video:
 
     info: VideoInfo
     """The header's claims."""
+    index: int
+    """Of the last frame that was given: its place in the file, from 0. All frames count, sampled or not."""
 
-    def __init__(self, worker: Worker, spec: ClipSpec, *, rate: float, duration: float) -> None:
-        """rate and duration are what was asked of the worker, in ticks a second and in seconds."""
-        self._worker = worker
-        self._duration = duration
-        # A longer silence is not bridged, so no frame can fill more.
-        self._most_ticks = math.ceil((MAX_GAP + EPSILON) * rate) + 1
-        self._shape = (spec.height, spec.width, 3)
+    def __init__(self, worker: Worker, conversation: Conversation) -> None:
+        """conversation knows what was asked of the worker."""
+        self._worker, self._conversation = worker, conversation
         self._summary: VideoSummary | None = None
         self.warnings: list[VideoWarning] = []
         """What is missing; complete after the last frame."""
-        kind, length = self._header()
-        if kind != b"I":
-            raise self._protocol_error(kind)
-        first = self._checked(_First, length)
-        self.info = first.info
-        self._time = -math.inf
-        for what in first.unconfined:
-            if what not in _told:
-                _told.add(what)
-                _LOG.warning("video is decoded with less protection than could be: %r", what)
+        info = self._hear()
+        assert isinstance(info, VideoInfo)  # nothing else can be a conversation's first message
+        self.info = info
 
     def __iter__(self) -> Self:
         return self
@@ -147,29 +124,28 @@ class Video:
         if self._summary is not None:
             raise StopIteration
         try:
-            return self._next()
+            message = self._hear()
         except BaseException:
             self.close()
             raise
+        if isinstance(message, Sampled):
+            self.index = message.index
+            return message.frame, message.ticks
+        assert isinstance(message, Ended)
+        self._summary, self.warnings = message.summary, message.warnings
+        raise StopIteration
 
-    def _next(self) -> tuple[Frame, int]:
-        kind, length = self._header()
-        if kind == b"F" and length == _FRAME.size + math.prod(self._shape):
-            meta = bytearray(_FRAME.size)
-            pixels = np.empty(self._shape, np.uint8)
-            self._worker.read_into(memoryview(meta))
-            self._worker.read_into(pixels.data.cast("B"))
-            time, ticks = _FRAME.unpack(meta)
-            if not (self._time < time <= self._duration and 1 <= ticks <= self._most_ticks):
-                raise self._protocol_error(kind)
-            self._time = time
-            return Frame(pixels, time), ticks
-        if kind == b"S":
-            last = self._checked(_Last, length)
-            self.warnings = last.warnings
-            self._summary = last.summary
-            raise StopIteration
-        raise self._protocol_error(kind)
+    def _hear(self) -> VideoInfo | Sampled | Ended:
+        while True:
+            room = self._conversation.room()
+            self._worker.read_into(room)
+            if (message := self._conversation.filled(len(room))) is not None:
+                return message
+
+    @property
+    def sampler(self) -> SamplerState:
+        """Where sampling stands: after the last frame that was given, and at the end after all, sampled or not."""
+        return self._conversation.sampler
 
     @property
     def summary(self) -> VideoSummary:
@@ -193,42 +169,3 @@ class Video:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _header(self) -> tuple[bytes, int]:
-        header = bytearray(_HEADER.size)
-        self._worker.read_into(memoryview(header))
-        kind, length = _HEADER.unpack(header)
-        if kind == b"E":
-            raise _error(self._checked(_Error, length))
-        return kind, length
-
-    def _body(self, length: int) -> bytes:
-        if length > _MAX_JSON:
-            raise self._protocol_error(b"J")
-        body = bytearray(length)
-        self._worker.read_into(memoryview(body))
-        return bytes(body)
-
-    def _checked(self, kind: type[_T], length: int) -> _T:
-        """A message of the worker's, with every field as it must be."""
-        try:
-            return kind.model_validate_json(self._body(length))
-        except ValidationError as error:
-            _LOG.error("the decoding process sent a wrong message: %r", error.errors()[0])
-            raise self._protocol_error(b"J") from None
-
-    @staticmethod
-    def _protocol_error(kind: bytes) -> DecoderDied:
-        return DecoderDied(f"The process that decoded this video spoke out of turn ({kind!r}) and was ended.")
-
-
-def _error(value: _Error) -> CrtError:
-    """The error that the worker named; one that it should not have is this program's fault."""
-    kinds: list[type[VideoError]] = [VideoError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    by_code = {kind.code: kind for kind in kinds}
-    if kind_named := by_code.get(value.code):
-        return kind_named(value.message)
-    _LOG.error("the decoding process failed: %r", value.message)
-    return DecoderDied("The process that decoded this video failed; the log says where.")

@@ -12,8 +12,9 @@ Requests come on standard input, a socket: one JSON message with three descripto
 what is found, a socket for what becomes of the worker. On the pipe go messages of one letter, a length and a body:
 
     I  JSON: {"info": VideoInfo, "unconfined": [what the sandbox could not do]}
-    F  time (float64), ticks (uint32), pixels (uint8[H, W, 3], at the model's size)
-    S  JSON: {"summary": VideoSummary, "warnings": [[code, detail], ...]}, the end
+    F  time (float64, with the offset), ticks (uint32), index in the video (uint64), pixels (uint8[H, W, 3], at the
+       model's size)
+    S  JSON: {"summary": VideoSummary, "warnings": [{"code", "detail"}, ...], "last": the latest frame's time}, the end
     E  JSON: {"code": ..., "message": ...}, the end
 
 On the socket the exit status (int32) comes when the worker has ended. When the other side hangs up, it is killed.
@@ -43,12 +44,12 @@ from models.spec import ClipSpec
 from pipelines import sandbox
 from pipelines.errors import VideoError
 from pipelines.readers import quiet
-from pipelines.reading import read_video
-from pipelines.sample import fit
+from pipelines.reading import Sample, read_video
+from pipelines.sample import SamplerState, fit
 from pipelines.video import Budget
 
 HEADER = struct.Struct("<cI")
-FRAME = struct.Struct("<dI")
+FRAME = struct.Struct("<dIQ")
 STATUS = struct.Struct("<i")
 MAX_JSON = 1 << 16
 READY = b"ready"
@@ -177,12 +178,15 @@ def _decode(
     request: dict[str, Any], budget: Budget, video: Any, said_fd: int, output: "_Output", unconfined: list[str]
 ) -> None:
     spec = ClipSpec.from_dict(request["spec"])
-    reading = read_video(video, rate=request["rate"], budget=budget, threads=request["threads"], said_fd=said_fd)
+    reading = read_video(
+        video, rate=request["rate"], budget=budget, offset=request["offset"], sampler=SamplerState(**request["sampler"]),
+        threads=request["threads"], said_fd=said_fd,
+    )  # fmt: skip
     output.json(b"I", {"info": asdict(reading.info), "unconfined": unconfined})
-    for time, ticks, pixels in reading:
-        output.frame(time, ticks, fit(pixels, spec))
+    for sample in reading:
+        output.frame(sample, fit(sample.pixels, spec))
     warnings = [asdict(warning) for warning in reading.warnings]
-    output.json(b"S", {"summary": asdict(reading.summary), "warnings": warnings})
+    output.json(b"S", {"summary": asdict(reading.summary), "warnings": warnings, "last": reading.sampler.last})
 
 
 class _Output:
@@ -193,8 +197,9 @@ class _Output:
         body = json.dumps(value).encode()
         self._write(HEADER.pack(kind, len(body)) + body)
 
-    def frame(self, time: float, ticks: int, pixels: np.ndarray) -> None:
-        self._write(HEADER.pack(b"F", FRAME.size + pixels.nbytes) + FRAME.pack(time, ticks))
+    def frame(self, sample: Sample, pixels: np.ndarray) -> None:
+        meta = FRAME.pack(sample.time, sample.ticks, sample.index)
+        self._write(HEADER.pack(b"F", FRAME.size + pixels.nbytes) + meta)
         self._write(pixels.data.cast("B"))
 
     def _write(self, data: bytes | memoryview) -> None:

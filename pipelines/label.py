@@ -61,35 +61,53 @@ class VideoResult:
 
 
 class Labelling:
-    """A video being labelled: open, iterate once for its segments, then read `result`. Closing it ends the decoding at once."""
+    """A video being labelled: open, iterate once for its segments, then read `result`. Closing it ends the decoding at once.
+
+    A video may be the next piece of a stream; then what is full is labelled, and the rest waits in the stream for more.
+    """
 
     video: Video
     """There once it is open."""
 
     def __init__(
-        self, path: Path, recognizer: Recognizer, *, budget: Budget | None = None, events: EventOptions | None = None
+        self,
+        path: Path,
+        recognizer: Recognizer,
+        *,
+        budget: Budget | None = None,
+        events: EventOptions | None = None,
+        stream: Stream | None = None,
+        offset: float = 0.0,
+        end: bool = True,
     ) -> None:
-        """Does nothing yet, so that it can be killed from the first moment on."""
-        self._path, self._budget = path, budget
+        """Does nothing yet, so that it can be killed from the first moment on.
+
+        stream is the one that goes on with this video, at `offset` seconds; end says whether it ends with it.
+        """
+        self._path, self._budget, self._offset, self._end = path, budget, offset, end
         self._recognizer = recognizer
         self._lock = threading.Lock()
         self._killed = False
         self._kill: Callable[[], None] | None = None
         self._features = self._crt = 0.0
         self._result: VideoResult | None = None
-        state = StreamState(memory_M=recognizer.initial_memory())
-        self._stream = Stream(
-            recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background, state, events=events
-        )
+        self._piece = stream is not None
+        self._stream = stream or Stream(
+            recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background,
+            StreamState(memory_M=recognizer.initial_memory()), events=events,
+        )  # fmt: skip
         self._segments: list[SegmentResult] = []
         self._events: list[Event] = []
+        self.states: dict[int, StreamState] = {}
+        """Of a piece, the stream's states after each of its segments, by the number of segments finished."""
 
     def open(self) -> None:
         """Opens the video and waits for its first frame. Raises VideoError when none can be had."""
         self._started = time.perf_counter()
         self.video = open_video(
-            self._path, spec=self._recognizer.spec, budget=self._budget, started=self._decoder_started
-        )
+            self._path, spec=self._recognizer.spec, budget=self._budget, started=self._decoder_started,
+            offset=self._offset, sampler=self._stream.sampler if self._piece else None,
+        )  # fmt: skip
 
     def _decoder_started(self, kill: Callable[[], None]) -> None:
         with self._lock:
@@ -100,18 +118,22 @@ class Labelling:
     def __iter__(self) -> Iterator[SegmentResult]:
         """Segments as they are made. Raises VideoError when the video goes over its budget."""
         due: list[Clip] = []
+        first = self._stream.frame
         for frame, ticks in self.video:
-            due += self._stream.push(frame, ticks)
+            due += self._stream.push(frame, ticks, first + self.video.index)
             if len(due) >= CLIPS_A_CALL:
                 yield from self._advance(due)
                 due = []
-        due += self._stream.finish()
+        summary = self.video.summary
+        self._stream.skip_to(self.video.sampler, first + summary.frames, self._offset + summary.duration)
+        if self._end:
+            due += self._stream.finish()
         yield from self._advance(due)
-        if (rest := self._stream.rest()) is not None:
-            yield self._step(rest).result
-        self._events += [change.event for change in self._stream.close()]
-        summary, scores = self.video.summary, self._stream.mean_scores()
-        assert scores is not None  # a video without a frame has raised before
+        if self._end:
+            if (rest := self._stream.rest()) is not None:
+                yield self._step(rest).result
+            self._events += [change.event for change in self._stream.close()]
+        scores = self._mean_scores()
         total = time.perf_counter() - self._started
         timing = Timing(
             decode=max(total - self._features - self._crt, 0.0), features=self._features, crt=self._crt, total=total
@@ -131,12 +153,21 @@ class Labelling:
             if (segment := self._stream.add(clip, feature_F)) is not None:
                 yield self._step(segment).result
 
+    def _mean_scores(self) -> np.ndarray:
+        clips = sum(segment.clips for segment in self._segments)
+        total = np.zeros(len(self._recognizer.labels))
+        for segment in self._segments:
+            total += segment.scores_C.astype(np.float64) * segment.clips
+        return total / max(clips, 1)
+
     def _step(self, segment: Segment) -> Step:
         began = time.perf_counter()
         prediction = self._recognizer.advance(segment.features_LF[None], segment.memory_M[None], segment.mask_L[None])
         self._crt += time.perf_counter() - began
         step = self._stream.advance(segment, prediction.scores_BC[0], prediction.scores_BLC[0], prediction.memory_BM[0])
         self._segments.append(step.result)
+        if self._piece:
+            self.states[step.result.index + 1] = self._stream.state()
         self._events += [change.event for change in step.events if change.state == "ended"]
         return step
 

@@ -11,9 +11,9 @@ A frame that is not sampled is decoded, because others refer to it, but not copi
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, ClassVar, Protocol
 
 import av
 import av.error
@@ -24,6 +24,7 @@ from pipelines import containers
 from pipelines.containers import Container
 from pipelines.errors import CorruptVideo, DecodeMemory, NoVideoStream, UnsupportedVideo, VideoTooLarge
 from pipelines.frames import Pixels
+from pipelines.live_input import LiveInput
 from pipelines.video import VideoInfo
 
 _DECORD_READS = {"mp4", "matroska", "avi", "flv"}
@@ -83,21 +84,15 @@ class PyavReader:
     """Any video, however damaged: what cannot be decoded is left out and counted."""
 
     name = "pyav"
+    _THREADS = "AUTO"
 
-    def __init__(self, path: str, container: Container, *, threads: int, max_pixels: int) -> None:
-        """Raises CorruptVideo, NoVideoStream, UnsupportedVideo, DecodeMemory or VideoTooLarge."""
+    def __init__(self, source: str | LiveInput, container: Container, *, threads: int, max_pixels: int) -> None:
+        """source is a path. Raises CorruptVideo, NoVideoStream, UnsupportedVideo, DecodeMemory or VideoTooLarge."""
         self.failed = self.jumps = self.misplaced = 0
         self._max_pixels = max_pixels
         self._may_start_anew = container.name in _MAY_START_ANEW
-        try:
-            # The demuxer is named, so that nothing is guessed; only this file may be opened.
-            self._input = av.open(path, format=container.demuxer, options={"protocol_whitelist": "file"})
-        except av.error.MemoryError as error:
-            raise DecodeMemory("Reading this video's index needs more memory than is granted.") from error
-        except (av.error.FFmpegError, ValueError) as error:
-            raise CorruptVideo(
-                f"This file starts like {container.name}, but cannot be opened: {_why(error)}."
-            ) from error
+        self._source, self._container = source, container
+        self._input = self._open()
         streams = [s for s in self._input.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             kinds = ", ".join(sorted({s.type for s in self._input.streams})) or "nothing"
@@ -110,9 +105,24 @@ class PyavReader:
             raise UnsupportedVideo(
                 f"This {container.name} file's video is in a codec that is not supported. Send H.264, HEVC, VP9 or AV1."
             )
+        self._codec = codec
         codec.thread_count = threads
-        codec.thread_type = "AUTO"
+        codec.thread_type = self._THREADS
         self._check_size(codec.width, codec.height)
+
+    _OPTIONS: ClassVar = {"protocol_whitelist": "file"}
+    """For the demuxer: only this file may be opened."""
+
+    def _open(self) -> av.container.InputContainer:
+        try:
+            # The demuxer is named, so that nothing is guessed.
+            return av.open(self._source, format=self._container.demuxer, options=dict(self._OPTIONS))
+        except av.error.MemoryError as error:
+            raise DecodeMemory("Reading this video's index needs more memory than is granted.") from error
+        except (av.error.FFmpegError, ValueError) as error:
+            raise CorruptVideo(
+                f"This file starts like {self._container.name}, but cannot be opened: {_why(error)}."
+            ) from error
 
     def info(self, container: Container, *, rotation: int, edited: bool) -> VideoInfo:
         """The header's claims; width and height are of the upright picture.
@@ -194,7 +204,7 @@ class PyavReader:
         errors = 0
         while errors < _MAX_DEMUX_ERRORS:
             try:
-                for packet in self._input.demux(self._stream):
+                for packet in self._packets():
                     errors = 0
                     yield from self._decode(packet)
                 return
@@ -206,9 +216,12 @@ class PyavReader:
                 errors += 1
                 self.failed += 1
 
+    def _packets(self) -> Iterator[av.Packet]:
+        yield from self._input.demux(self._stream)
+
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         try:
-            return packet.decode()
+            return self._codec.decode(packet)
         except av.error.MemoryError:
             raise
         except av.error.FFmpegError:
@@ -224,6 +237,53 @@ class PyavReader:
     def close(self) -> None:
         """Frees what the reader holds."""
         self._input.close()
+
+
+class LiveReader(PyavReader):
+    """A video that is still coming: each frame as soon as it can be had."""
+
+    _THREADS = "SLICE"  # frames that are decoded side by side come out late
+    _OPTIONS: ClassVar = {
+        "protocol_whitelist": "",
+        # What the demuxer reads ahead to get to know the streams: as little as can be. Frame rates take 20 frames.
+        "analyzeduration": "1",
+        "fpsprobesize": "0",
+        "probesize": "1000000",
+    }
+
+    def __init__(self, source: LiveInput, container: Container, *, threads: int, max_pixels: int) -> None:
+        """Waits for the first frame's bytes. Raises what PyavReader does."""
+        self._live = source
+        super().__init__(source, container, threads=threads, max_pixels=max_pixels)
+
+    def info(self, container: Container, *, rotation: int, edited: bool = False) -> VideoInfo:
+        """Without what a video that goes on cannot claim."""
+        return replace(super().info(container, rotation=rotation, edited=edited), duration=None, frames=None)
+
+    def _open(self) -> av.container.InputContainer:
+        try:
+            return super()._open()
+        except CorruptVideo:
+            self._live.renew()  # raises why, if it is known better
+            raise
+
+    def _packets(self) -> Iterator[av.Packet]:
+        while True:
+            for packet in self._input.demux(self._stream):
+                if packet.size:
+                    yield packet
+            if not self._live.renew():
+                break
+            self._input.close()
+            self._input = self._open()
+            self._stream = self._input.streams[self._stream.index]
+        yield from self._input.demux(self._stream)  # at the end: only the word that there is no more
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        for frame in super()._frames():
+            self._live.shown = True
+            yield frame
+        self._live.renew()
 
 
 def _upright(frame: av.VideoFrame) -> Pixels:

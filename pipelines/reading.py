@@ -6,7 +6,7 @@ Runs in the worker; see decode_worker.py. Knows nothing of processes.
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from pipelines import containers
@@ -21,7 +21,7 @@ from pipelines.readers import (
     decord_may_read,
     path_of,
 )
-from pipelines.sample import Sampler
+from pipelines.sample import Sampler, SamplerState
 from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
 
 _NO_MEMORY = re.compile(rb"annot allocate memory|ailed to allocate|get_buffer\(\) failed")
@@ -31,31 +31,55 @@ _EARLY = 0.5
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A frame that fills at least one tick."""
+
+    time: float
+    """Seconds from the stream's start."""
+    ticks: int
+    """How many it fills."""
+    index: int
+    """Its place among the video's frames, from 0."""
+    pixels: Pixels
+    """At full size."""
+
+
 def read_video(
-    video: BinaryIO, *, rate: float, budget: Budget, threads: int = 1, said_fd: int | None = None
+    video: BinaryIO,
+    *,
+    rate: float,
+    budget: Budget,
+    offset: float = 0.0,
+    sampler: SamplerState | None = None,
+    threads: int = 1,
+    said_fd: int | None = None,
 ) -> "Reading":
     """Opens a video; what it gives is sampled at `rate` ticks a second.
 
+    Of a stream's next piece, the first frame lies at `offset` seconds, and sampling goes on from `sampler`.
     said_fd is the end of a pipe on which the decoders' complaints can be read, if there is one. Raises VideoError.
     """
     video.seek(0)
-    return Reading(video, containers.sniff(video.read(containers.HEAD)), rate, budget, threads, said_fd)
+    container = containers.sniff(video.read(containers.HEAD))
+    return Reading(video, container, Sampler(rate, state=sampler), offset, budget, threads, said_fd)
 
 
 class Reading:
-    """A video that is being read: iterate once over (time, ticks, pixels at full size), then ask what was found."""
+    """A video that is being read: iterate once over the samples, then ask what was found."""
 
     def __init__(
         self,
         video: BinaryIO,
         container: containers.Container,
-        rate: float,
+        sampler: Sampler,
+        offset: float,
         budget: Budget,
         threads: int,
         said_fd: int | None,
     ) -> None:
         self._video, self._container, self._budget, self._said_fd = video, container, budget, said_fd
-        self._sampler = Sampler(rate)
+        self._sampler, self._offset = sampler, offset
         path = path_of(video)
         is_mp4 = container.name == "mp4"
         if is_mp4 and not containers.has_index(video):
@@ -74,24 +98,31 @@ class Reading:
                 self._reader = DecordReader(path, info=self.info, threads=threads)
             except ReaderFailed:
                 self._reader = self._pyav
-        self._frames = self._sampled = self._early = 0
+        self._frames = self._sampled = self._skipped = self._early = 0
+        self._index = -1
         self._last: Picture | None = None
+        self._size: tuple[int, int] | None = None
         self._said = b""
         self._samples = self._sample()
         self._first = next(self._samples, None)
-        if self._first is None:
+        if self._size is None:
             raise self._no_frame()
-        height, width = self._first[2].shape[:2]
-        self.info = _with_size(self.info, width, height)
+        width, height = self._size
+        self.info = replace(self.info, width=width, height=height)  # as the first frame has it: a header may lack it
 
-    def __iter__(self) -> Iterator[tuple[float, int, Pixels]]:
+    def __iter__(self) -> Iterator[Sample]:
         if self._first is not None:
             first, self._first = self._first, None
             yield first
-        yield from self._samples
+        for sample in self._samples:
+            if sample is not None:
+                yield sample
 
-    def _sample(self) -> Iterator[tuple[float, int, Pixels]]:
-        """Samples from the chosen reader; if that one fails, from the first frame that it did not give, by PyAV."""
+    def _sample(self) -> Iterator[Sample | None]:
+        """Samples from the chosen reader; if that one fails, from the first frame that it did not give, by PyAV.
+
+        None for a first frame that is not needed: it is rendered all the same, to see whether frames can be had.
+        """
         try:
             yield from self._sample_from(self._reader)
         except ReaderFailed:
@@ -100,7 +131,7 @@ class Reading:
             yield from self._sample_from(self._reader)
         self._hear()
 
-    def _sample_from(self, reader: Reader) -> Iterator[tuple[float, int, Pixels]]:
+    def _sample_from(self, reader: Reader) -> Iterator[Sample | None]:
         self._frames = self._early = 0
         latest = 0.0
         for picture in reader.pictures():
@@ -110,15 +141,22 @@ class Reading:
             if picture.time > self._budget.duration:
                 raise VideoTooLong(f"The video is longer than {self._budget.duration:g} s. Send a shorter part.")
             before = self._sampler.state()
-            ticks = self._sampler.take(picture.time)
-            if ticks:
+            ticks = self._sampler.take(self._offset + picture.time)
+            pixels = None
+            if ticks or self._size is None:
                 try:
                     pixels = picture.render()
                 except ReaderFailed:
                     self._sampler = Sampler(self._sampler.rate, state=before)  # the next reader fills these ticks
                     raise
+            if self._frames > 1:  # a gap before the first frame is none of the video's
+                self._skipped += self._sampler.state().next_tick - before.next_tick - ticks
+            if pixels is not None:
                 self._sampled += ticks
-                yield picture.time, ticks, pixels
+                self._size = self._size or (pixels.shape[1], pixels.shape[0])
+                # A second reader may lack frames that the first one had given.
+                self._index = max(self._frames - 1, self._index + (ticks > 0))
+                yield Sample(self._offset + picture.time, ticks, self._index, pixels) if ticks else None
             if self._last is None or picture.time > self._last.time:
                 self._last = picture
             if picture.time < latest - _EARLY:
@@ -159,20 +197,26 @@ class Reading:
             self._said = (self._said + said)[:4096]
 
     @property
+    def sampler(self) -> SamplerState:
+        """Where sampling stands."""
+        return self._sampler.state()
+
+    @property
     def summary(self) -> VideoSummary:
-        """What was found; to be asked for after the last frame."""
+        """What was found; to be asked for after the last frame. Times are the video's own, without the offset."""
         if self._last is None:
             raise ValueError("there is a summary only after the frames")
         seconds = self._last.end
         if seconds <= self._last.time:  # the file does not say how long the last frame is shown
             usual = self._last.time / (self._frames - 1) if self._frames > 1 else 1 / (self.info.fps or 25.0)
             seconds = self._last.time + usual
+        seconds = min(seconds, self._budget.duration)  # a file may say anything of how long its last frame is shown
         return VideoSummary(
             duration=seconds,
             fps=self._frames / seconds,
             width=self.info.width,
             height=self.info.height,
-            frames=self._frames,
+            frames=max(self._frames, self._index + 1),
             sampled=self._sampled,
             decoder=self._reader.name,
         )
@@ -211,9 +255,8 @@ class Reading:
             detail += f" {self._frames} of {self.info.frames} frames can be decoded."
         if failed:
             detail += f" {failed} packets cannot be decoded."
-        skipped = self._sampler.state().next_tick - self._sampled
-        if skipped:
-            detail += f" {skipped / self._sampler.rate:.1f} s between the first and the last frame show nothing."
+        if self._skipped:
+            detail += f" {self._skipped / self._sampler.rate:.1f} s between the first and the last frame show nothing."
         if said := self._said.decode("utf-8", "replace").strip().splitlines():
             words = _ADDRESS.sub("", said[0])[:200]
             detail += f' The decoder said: "{words}".'
@@ -230,8 +273,3 @@ class Reading:
         if self._early:
             details.append(f"{self._early} frames have earlier times than those before them and are left out.")
         return VideoWarning("video_timestamps", " ".join(details)) if details else None
-
-
-def _with_size(info: VideoInfo, width: int, height: int) -> VideoInfo:
-    """The same claims with the size that the first frame has, which a header may lack."""
-    return replace(info, width=width, height=height)

@@ -1,12 +1,16 @@
 """One stream as a state machine, without I/O: frames in, segments and events out, one small state in between.
 
-    take(time) -> ticks             is this frame needed at all?
+    take(time, number) -> ticks     is this frame needed at all?
     push(frame, ticks) -> clips     clips due for the backbone
     add(clip, feature) -> segment   a segment due for the CRT, once full
     advance(segment, scores, clip_scores, memory) -> step
 
 The state is that of the last finished segment: memory, position, running scores, a few KB whatever the stream's length. What came
-after it is not kept; frames from the position on are sent again after a break, and give again what they gave.
+after it is not kept; frames from the position on are sent again after a break, and give again what they gave. The last few
+steps are kept, to be said again after a break: that they are durable does not mean that anyone has heard of them.
+
+Frames may have numbers, each one more than the last one's. A frame below the position is a repeat and changes nothing; numbers
+that are left out count as missing in the segment that was filling.
 Shapes: F feature width, L clips in a segment, M memory width, C labels.
 """
 
@@ -19,6 +23,9 @@ from models.spec import ClipSpec
 from pipelines.events import EventChange, EventOptions, EventTracker, RunState
 from pipelines.frames import Clip, Frame
 from pipelines.sample import Clipper, ClipperState, Sampler, SamplerState
+
+RECENT = 4
+"""Steps that a state keeps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +42,12 @@ class Segment:
     """bool[L]: True where a clip is present."""
     memory_M: np.ndarray
     """float32[M]: what came before."""
+    missing: int = 0
+    """Frames that by their numbers never came."""
+
+    def result(self, scores_C: np.ndarray) -> "SegmentResult":
+        """With its prediction, final or provisional."""
+        return SegmentResult(self.index, self.start, self.end, int(self.mask_L.sum()), scores_C, self.missing)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +61,8 @@ class SegmentResult:
     """How many of its L clips were there."""
     scores_C: np.ndarray
     """float32[C], probabilities."""
+    missing: int = 0
+    """Frames that by their numbers never came."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +89,30 @@ class StreamState:
     """float64[C]: sum of the segments' scores, each times its clips."""
     run: RunState | None = None
     """The event that goes on."""
+    frame: int = 0
+    """Position: number of the first frame that is still needed."""
+    missing: int = 0
+    """Frames that by their numbers never came, before the position."""
+    recent: tuple[Step, ...] = ()
+    """The last RECENT steps."""
+    received: float | None = None
+    """Of a stream that comes in pieces of video: seconds, where the last piece ended."""
+    open: bool = False
+    """Whether something between position and `received` is not in this state."""
+
+    @property
+    def position(self) -> float | None:
+        """Seconds: what is shown before is in the state; None before the first segment."""
+        return self.recent[-1].result.end if self.recent else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A place between two frames."""
+
+    sampler: SamplerState
+    frame: int
+    missing: int
 
 
 class Stream:
@@ -89,38 +128,97 @@ class Stream:
         self._clipper = Clipper(spec, state=ClipperState(state.sampler.origin, state.sampler.next_tick))
         self._tracker = EventTracker(labels, background, events, run=state.run)
         self._pending: list[tuple[Clip, np.ndarray]] = []
-        # Where sampling stood at the end of each clip that is on its way.
-        self._after: list[SamplerState] = []
-        self._seen = state.sampler
+        # Where the stream stood at the end of each clip that is on its way, and at the last frame that was sampled.
+        self._after: list[_Mark] = []
+        self._seen = _Mark(state.sampler, state.frame, state.missing)
+        self._frame, self._missing = state.frame, state.missing
 
     def state(self) -> StreamState:
         """The state at the last finished segment; Stream(..., state) goes on from it, with the frames that came after."""
         return self._state
 
-    def take(self, time: float) -> int:
-        """How many ticks the frame of this time (seconds) fills; 0 if it need not be decoded. See Sampler.take."""
+    @property
+    def frame(self) -> int:
+        """Number of the next frame: one more than that of the last one that was taken."""
+        return self._frame
+
+    @property
+    def latest(self) -> float | None:
+        """Time of the last frame that was taken, in seconds."""
+        return self._sampler.state().last
+
+    @property
+    def sampler(self) -> SamplerState:
+        """Where sampling stands; further than in state() by what is on its way."""
+        return self._sampler.state()
+
+    def needs(self, time: float) -> bool:
+        """Whether the frame of this time fills a tick, and has to be decoded. Changes nothing."""
+        return Sampler(self.spec.rate, state=self._sampler.state()).take(time) > 0
+
+    def take(self, time: float, number: int | None = None) -> int:
+        """How many ticks the frame of this time (seconds) fills; 0 if it need not be decoded. See Sampler.take.
+
+        `number` is by default the one that is due. A repeat fills none.
+        """
+        if number is not None and not self._count(number):
+            return 0
+        if number is None:
+            self._frame += 1
         return self._sampler.take(time)
 
-    def push(self, frame: Frame, ticks: int) -> list[Clip]:
-        """Clips due, oldest first. The frame is sampled and fitted; ticks says how many ticks it fills."""
+    def lose(self, number: int) -> None:
+        """The frame of this number is there but of no use: it counts as missing."""
+        if self._count(number):
+            self._missing += 1
+
+    def _count(self, number: int) -> bool:
+        """Whether a number is new; those left out before it are missing."""
+        if number < self._frame:
+            return False
+        self._missing += number - self._frame
+        self._frame = number + 1
+        return True
+
+    def push(self, frame: Frame, ticks: int, number: int | None = None) -> list[Clip]:
+        """Clips due, oldest first. The frame is sampled and fitted; ticks says how many ticks it fills.
+
+        `number` is for frames that were sampled elsewhere, as by a decoder, without take.
+        """
         if ticks == 0:
             return []
+        if number is not None:
+            self._frame = number + 1
         before = self._seen
-        origin = frame.time if before.origin is None else before.origin
+        origin = frame.time if before.sampler.origin is None else before.sampler.origin
         clips = self._clipper.push(frame, ticks)
         filled = self._clipper.state()
-        self._seen = SamplerState(origin, frame.time, filled.next_tick)
+        self._seen = _Mark(SamplerState(origin, frame.time, filled.next_tick), self._frame, self._missing)
         for clip in clips:
             ends_at = round((clip.end - origin) * self.spec.rate)
             # A frame that fills ticks beyond the clip is needed again by who goes on from there.
-            last = frame.time if ends_at == filled.next_tick else before.last
-            self._after.append(SamplerState(origin, last, ends_at))
+            whole = ends_at == filled.next_tick
+            last = self._seen if whole else before
+            self._after.append(replace(last, sampler=SamplerState(origin, last.sampler.last, ends_at)))
         return clips
 
+    def skip_to(self, sampler: SamplerState, frame: int, received: float) -> None:
+        """A piece of video ends, sampled elsewhere: where sampling stands, the number of the next frame, the piece's end."""
+        self._sampler = Sampler(self.spec.rate, state=sampler)
+        self._frame = frame
+        self._state = replace(self._state, received=received, open=True)
+
     def finish(self) -> list[Clip]:
-        """The stream ends: the clip that was filling, padded."""
+        """The stream ends: the clip that was filling, padded. All frames that were taken are in what comes of it."""
         clips = self._clipper.flush()
-        self._after += [self._seen] * len(clips)
+        end = _Mark(self._sampler.state(), self._frame, self._missing)
+        self._after += [end] * len(clips)
+        if self._after:
+            self._after[-1] = end
+        else:
+            self._state = replace(self._state, sampler=end.sampler, frame=end.frame, missing=end.missing)
+        self._state = replace(self._state, open=False)
+        self._seen = end
         return clips
 
     def add(self, clip: Clip, feature_F: np.ndarray) -> Segment | None:
@@ -145,6 +243,7 @@ class Stream:
             features,
             mask,
             self._state.memory_M,
+            self._after[count - 1].missing - self._state.missing,
         )
 
     def advance(self, segment: Segment, scores_C: np.ndarray, scores_LC: np.ndarray, memory_M: np.ndarray) -> Step:
@@ -162,15 +261,23 @@ class Stream:
         totals = scores_C.astype(np.float64) * clips
         after, self._after = self._after[clips - 1], self._after[clips:]
         self._pending = self._pending[clips:]
+        step = Step(segment.result(scores_C), tuple(changes))
         self._state = replace(
-            self._state, memory_M=memory_M, segments=segment.index + 1, clips=self._state.clips + clips, sampler=after,
-            totals_C=totals if self._state.totals_C is None else self._state.totals_C + totals, run=self._tracker.state(),
+            self._state, memory_M=memory_M, segments=segment.index + 1, clips=self._state.clips + clips,
+            sampler=after.sampler, frame=after.frame, missing=after.missing, run=self._tracker.state(),
+            totals_C=totals if self._state.totals_C is None else self._state.totals_C + totals,
+            recent=(*self._state.recent, step)[-RECENT:],
         )  # fmt: skip
-        return Step(SegmentResult(segment.index, segment.start, segment.end, clips, scores_C), tuple(changes))
+        return step
 
     def close(self) -> list[EventChange]:
-        """Ends the event that goes on."""
-        return self._tracker.flush()
+        """Ends the event that goes on. Part of the state from then on, and of its last step."""
+        changes = self._tracker.flush()
+        recent = self._state.recent
+        if changes and recent:
+            recent = (*recent[:-1], replace(recent[-1], events=(*recent[-1].events, *changes)))
+        self._state = replace(self._state, run=None, recent=recent)
+        return changes
 
     def mean_scores(self) -> np.ndarray | None:
         """The whole stream's scores so far, float64[C]: the mean over its clips; None before the first segment."""

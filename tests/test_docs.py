@@ -1,10 +1,12 @@
 """The README says what is so: every code, setting, benchmark and command in it exists, and none that exists is missing."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from app import protocol
 from app.problems import STATUS
 from app.settings import PREFIX, Settings
 from models.backbones import NAMES
@@ -63,3 +65,29 @@ def test_every_make_target_and_file_that_the_readme_names_exists():
         assert f"\n{target}:" in makefile, target
     for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_protocols_page_and_schemas_are_those_of_the_code():
+    """`python -m app.protocol > docs/protocol.schema.json` was run; every type, option, error and close code is on the page."""
+    assert json.loads((ROOT / "docs" / "protocol.schema.json").read_text()) == protocol.schemas()
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    for kind in protocol.schemas():
+        assert f"`{kind}`" in page or f'"type": "{kind}"' in page, kind
+    for option in protocol.Options.model_fields:
+        assert f"`{option}`" in page, option
+    for code, number in protocol.CLOSE.items():
+        if number >= 4000:
+            assert f"| {number} |" in page, number
+            assert f"`{code}`" in page, code
+
+
+def test_every_error_of_a_stream_has_a_status():
+    """So that none answers 500 by oversight."""
+    import app.main
+
+    assert app.main
+    kinds = [CrtError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    codes = {kind.code for kind in kinds if kind.__module__.startswith("app.") and "settings" not in kind.__module__}
+    assert codes - {"stream_error", "session_error", "store_url_bad"} <= set(STATUS)

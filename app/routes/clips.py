@@ -35,7 +35,7 @@ _EXAMPLE = {
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"type": "object", "required": ["video"], "properties": {"video": {"type": "string", "format": "binary"}}}
-_BODY = {
+BODY = {
     "requestBody": {
         "required": True,
         "description": "The video: as the field `video` of a form, or by itself.",
@@ -68,14 +68,15 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 _T = TypeVar("_T")
-Items = AsyncGenerator[SegmentResult | VideoResult, None]
+Items = AsyncGenerator[tuple[str, dict[str, Any]], None]
+"""A `segment` at a time as JSON values, then the `result`."""
 
 
 @router.post(
     "/v1/clips",
     response_model=schemas.ClipAnswer,
     responses=_ANSWERS,
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
     summary="Label a video",
 )
 async def label_clip(
@@ -95,15 +96,28 @@ async def label_clip(
             rate=settings.upload_rate,
         )
         path = await stack.enter_async_context(upload)
-        items: Items = await stack.enter_async_context(aclosing(engine.label(path)))
-        if form == JSON:
-            result = await _unless_gone(request, _last(items))
-            return JSONResponse(describe(result, engine.recognizer, top_k))
-        # Whatever is wrong with the video as a whole shows before its first segment, and still gets a status.
-        first = await _unless_gone(request, anext(items))
-        answer = _Stream(_lines(engine, first, items, top_k, form), media_type=form, headers=_UNBUFFERED)
-        answer.stack, answer.patience = stack.pop_all(), settings.answer_idle_seconds
-        return answer
+        items: Items = _told(engine.label(engine.labelling(path)), engine, top_k)
+        return await answered(request, await stack.enter_async_context(aclosing(items)), form, stack)
+
+
+async def answered(request: Request, items: Items, form: str, stack: AsyncExitStack) -> Response:
+    """The answer in the form that was chosen. What `stack` holds lasts until the last of it is sent."""
+    if form == JSON:
+        return JSONResponse(await _unless_gone(request, _last(items)))
+    # Whatever is wrong with the video as a whole shows before its first segment, and still gets a status.
+    first = await _unless_gone(request, anext(items))
+    answer = _Stream(_lines(first, items, form), media_type=form, headers=_UNBUFFERED)
+    answer.stack, answer.patience = stack.pop_all(), request.state.settings.answer_idle_seconds
+    return answer
+
+
+async def _told(results: AsyncGenerator[SegmentResult | VideoResult, None], engine: Engine, top_k: int) -> Items:
+    async with aclosing(results):
+        async for one in results:
+            if isinstance(one, VideoResult):
+                yield "result", describe(one, engine.recognizer, top_k)
+            else:
+                yield "segment", describe_segment(one, engine.recognizer.labels, top_k)
 
 
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -128,21 +142,19 @@ class _Stream(StreamingResponse):
                 log.info("a client has read nothing for %g s; the labelling of its video is ended", self.patience)
 
 
-async def _lines(
-    engine: Engine, first: SegmentResult | VideoResult, items: Items, top_k: int, form: str
-) -> AsyncGenerator[bytes, None]:
+async def _lines(first: tuple[str, dict[str, Any]], items: Items, form: str) -> AsyncGenerator[bytes, None]:
     try:
-        yield _line(engine, first, top_k, form)
-        async for item in items:
-            yield _line(engine, item, top_k, form)
+        yield _encode(*first, form)
+        async for kind, body in items:
+            yield _encode(kind, body, form)
     except Exception as error:  # the status is gone: the client learns of any error in the stream, and the log, too
         yield _encode("problem", problem_of(error), form)
 
 
-async def _last(items: Items) -> VideoResult:
-    async for item in items:
-        if isinstance(item, VideoResult):
-            return item
+async def _last(items: Items) -> dict[str, Any]:
+    async for kind, body in items:
+        if kind == "result":
+            return body
     raise RuntimeError("the engine gave no result")
 
 
@@ -163,12 +175,6 @@ async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
         watching.cancel()
         working.cancel()
         await asyncio.wait({working, watching})
-
-
-def _line(engine: Engine, item: SegmentResult | VideoResult, top_k: int, form: str) -> bytes:
-    if isinstance(item, VideoResult):
-        return _encode("result", describe(item, engine.recognizer, top_k), form)
-    return _encode("segment", describe_segment(item, engine.recognizer.labels, top_k), form)
 
 
 def _encode(kind: str, body: dict[str, Any], form: str) -> bytes:

@@ -6,6 +6,7 @@ from fastapi.concurrency import run_in_threadpool
 from app import schemas
 from app.engine import Engine
 from app.problems import documented
+from app.streams import Streams
 from pipelines.workers import workers
 
 router = APIRouter()
@@ -28,8 +29,10 @@ async def healthz() -> schemas.Health:
     return schemas.Health(status="ok")
 
 
-@router.get("/readyz", summary="Can it label videos?", responses=documented("decoder"))
+@router.get("/readyz", summary="Can it label videos?", responses=documented("decoder", "store"))
 async def readyz(request: Request) -> schemas.Health:
-    """Answers 503 with the code decoder_unavailable when no video can be decoded. The model is there: without it nothing starts."""
+    """Answers 503 when no video can be decoded or the store of sessions is away. The model is there: without it nothing starts."""
     await run_in_threadpool(workers.start)
+    streams: Streams = request.state.streams
+    await streams.store.count()
     return schemas.Health(status="ready")

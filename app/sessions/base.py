@@ -31,6 +31,10 @@ STATE_BYTES = 8192
 """Most bytes of a state and of a checkpoint."""
 OPTIONS_BYTES = 4096
 """Most bytes of a session's options as JSON."""
+ANSWER_BYTES = 1 << 18
+"""Most bytes of an answer."""
+ANSWERS = 8
+"""Answers that are kept of a session, the newest."""
 TOMBSTONE_SECONDS = 7 * 86400.0
 """How long an expired session is told from one that never was."""
 PAGE = 100
@@ -149,6 +153,25 @@ class Session:
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered, kept beside its session so that a retry gets the same."""
+
+    key: str
+    """The request's own name, up to 255 characters."""
+    request: str
+    """A digest of what was asked, up to 128 characters."""
+    body: bytes
+    """At most ANSWER_BYTES."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a key or digest that cannot be kept; SessionTooLarge."""
+        if not (0 < len(self.key) <= 255 and len(self.request) <= 128 and "\n" not in self.key + self.request):
+            raise ValueError(f"no answer has key {self.key!r} and request {self.request!r}")
+        self.key.encode(), self.request.encode()  # lone surrogates are no text
+        check_size("an answer", len(self.body), ANSWER_BYTES)
+
+
 def check_size(what: str, size: int, most: int = STATE_BYTES) -> None:
     """Raises SessionTooLarge for more than `most` bytes."""
     if size > most:
@@ -173,11 +196,16 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    async def save(self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0) -> Session:
-        """Writes a session whose version was `expected`, and its checkpoint, both or neither; returns it with the next version.
+    async def save(
+        self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0,
+        earlier: Mapping[int, bytes] | None = None, answer: Answer | None = None,
+    ) -> Session:  # fmt: skip
+        """Writes a session whose version was `expected`, and what comes with it, all or nothing; returns it with the next version.
 
-        The checkpoint is kept under session.segment, in a ring of the `keep` newest. Checkpoints of later segments are
-        dropped: a session that was rewound has no such future. Raises VersionConflict, also for one deleted and made anew.
+        The checkpoint is kept under session.segment, in a ring of the `keep` newest; `earlier` has those of segments before
+        it, and needs a checkpoint. Checkpoints of later segments are dropped: a session that was rewound has no such
+        future. The answer joins the ANSWERS newest, in place of one with the same key. Raises VersionConflict, also for one
+        deleted and made anew.
 
         After StoreUnavailable the write may have happened nevertheless. Save again; on a conflict that found expected + 1,
         load: what has one's own `owner` and `touched` is what was written.
@@ -190,6 +218,10 @@ class SessionStore(ABC):
     @abstractmethod
     async def checkpoints(self, id: str) -> Sequence[int]:
         """The segments that the ring has, ascending; none if there is no such session."""
+
+    @abstractmethod
+    async def answer(self, id: str, key: str) -> Answer | None:
+        """What was answered under this key; None if nothing was, or too many other answers ago."""
 
     @abstractmethod
     async def delete(self, id: str) -> bool:
@@ -243,3 +275,16 @@ class Outage:
         if self._reason is not None:
             log.warning("session store %s is back", self._address)
             self._reason = None
+
+
+def ring(
+    session: Session, checkpoint: bytes | None, earlier: Mapping[int, bytes] | None, keep: int
+) -> list[tuple[int, bytes]]:
+    """The checkpoints that a save has to write, ascending, at most `keep`. Raises ValueError, SessionTooLarge."""
+    if earlier and (checkpoint is None or not all(0 < segment < session.segment for segment in earlier)):
+        raise ValueError("earlier checkpoints are of segments before the session's, and come with its own")
+    for state in (checkpoint or b"", *(earlier or {}).values()):
+        check_size("a checkpoint", len(state))
+    if checkpoint is None or keep <= 0:
+        return []
+    return [*sorted((earlier or {}).items()), (session.segment, checkpoint)][-keep:]

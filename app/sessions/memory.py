@@ -1,19 +1,21 @@
 """Sessions in this process's memory: for tests and for services that need not survive a restart."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from json import loads
 
 from app.sessions.base import (
+    ANSWERS,
     TOMBSTONE_SECONDS,
+    Answer,
     Session,
     SessionExists,
     SessionExpired,
     SessionStore,
     SessionUnknown,
     VersionConflict,
-    check_size,
+    ring,
 )
 
 
@@ -22,6 +24,7 @@ class _Kept:
     session: Session
     """With its options as JSON would give them, so that nobody outside holds them too."""
     ring: dict[int, bytes]
+    answers: dict[str, Answer] = field(default_factory=dict)
 
 
 class MemoryStore(SessionStore):
@@ -47,20 +50,29 @@ class MemoryStore(SessionStore):
         self._kept[session.id] = _Kept(_own(session), {})
         self._tombstones.pop(session.id, None)
 
-    async def save(self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0) -> Session:
+    async def save(
+        self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0,
+        earlier: Mapping[int, bytes] | None = None, answer: Answer | None = None,
+    ) -> Session:  # fmt: skip
         written = _own(replace(session, version=expected + 1))
-        check_size("a checkpoint", len(checkpoint or b""))
+        new = ring(session, checkpoint, earlier, keep)
         kept = self._live(session.id)
         if kept is None or kept.session.version != expected or kept.session.created != session.created:
             raise VersionConflict(session.id, expected, kept.session.version if kept else None)
         kept.session = written
-        # A ring's keys ascend: whatever is not before the new one is dropped first.
-        while kept.ring and next(reversed(kept.ring)) > session.segment:
+        # A ring's keys ascend: whatever is not before the new ones is dropped first.
+        first = new[0][0] if new else session.segment + 1
+        while kept.ring and next(reversed(kept.ring)) >= first:
             kept.ring.popitem()
         if checkpoint is not None:
-            kept.ring[session.segment] = bytes(checkpoint)
-            while len(kept.ring) > keep:
+            kept.ring |= {segment: bytes(state) for segment, state in new}
+            while len(kept.ring) > max(keep, 0):
                 del kept.ring[next(iter(kept.ring))]
+        if answer is not None:
+            kept.answers.pop(answer.key, None)
+            kept.answers[answer.key] = answer
+            while len(kept.answers) > ANSWERS:
+                del kept.answers[next(iter(kept.answers))]
         return _own(written)
 
     async def checkpoint(self, id: str, segment: int) -> bytes | None:
@@ -70,6 +82,10 @@ class MemoryStore(SessionStore):
     async def checkpoints(self, id: str) -> Sequence[int]:
         kept = self._live(id)
         return tuple(kept.ring) if kept else ()
+
+    async def answer(self, id: str, key: str) -> Answer | None:
+        kept = self._live(id)
+        return kept.answers.get(key) if kept else None
 
     async def delete(self, id: str) -> bool:
         was = self._live(id) is not None
@@ -93,8 +109,13 @@ class MemoryStore(SessionStore):
         return sum(1 for id in self._kept if self._live(id))
 
     async def size(self) -> int:
-        """Of states and checkpoints."""
-        return sum(len(kept.session.state) + sum(map(len, kept.ring.values())) for kept in self._kept.values())
+        """Of states, checkpoints and answers."""
+        return sum(
+            len(kept.session.state)
+            + sum(map(len, kept.ring.values()))
+            + sum(len(a.body) for a in kept.answers.values())
+            for kept in self._kept.values()
+        )
 
     async def close(self) -> None:
         self._kept.clear()

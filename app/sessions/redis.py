@@ -2,6 +2,7 @@
 
     PREFIX:1:session:ID   hash   version, created, state, rest (all other fields as JSON); expires by itself
     PREFIX:1:ring:ID      zset   "SEGMENT:STATE" by segment; expires with its session
+    PREFIX:1:answers:ID   zset   "LENGTH:KEY\\nREQUEST\\nBODY" by the version that they came with; expires with its session
     PREFIX:1:ids          zset   all ids, ordered by their bytes
     PREFIX:1:expiries     zset   ids by expiry, until expire() has cleared them away
     PREFIX:1:tombstones   zset   ids that have expired, by the time until when they are remembered
@@ -18,7 +19,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -42,8 +43,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.sessions.base import (
+    ANSWERS,
     PAGE,
     TOMBSTONE_SECONDS,
+    Answer,
     Outage,
     Session,
     SessionExists,
@@ -51,7 +54,7 @@ from app.sessions.base import (
     SessionStore,
     SessionUnknown,
     VersionConflict,
-    check_size,
+    ring,
 )
 
 log = logging.getLogger(__name__)
@@ -68,7 +71,7 @@ return {redis.call('ZSCORE', KEYS[4], ARGV[1]), redis.call('ZSCORE', KEYS[5], AR
 """
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('DEL', KEYS[2])
+redis.call('DEL', KEYS[2], KEYS[6])
 redis.call('HSET', KEYS[1], 'version', ARGV[2], 'created', ARGV[3], 'state', ARGV[4], 'rest', ARGV[5])
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
@@ -82,18 +85,26 @@ if found[1] ~= ARGV[7] or found[2] ~= ARGV[3] then return found[1] end
 redis.call('HSET', KEYS[1], 'version', ARGV[2], 'state', ARGV[4], 'rest', ARGV[5])
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 redis.call('ZADD', KEYS[4], ARGV[6], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. ARGV[8], '+inf')
-if ARGV[9] == '1' then
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], ARGV[8], ARGV[8])
-    redis.call('ZADD', KEYS[2], ARGV[8], ARGV[8] .. ':' .. ARGV[11])
-    redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[10])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], ARGV[8], '+inf')
+if ARGV[9] ~= '' then
+    local kept = tonumber(ARGV[9])
+    for k = 13, #ARGV, 2 do redis.call('ZADD', KEYS[2], ARGV[k], ARGV[k] .. ':' .. ARGV[k + 1]) end
+    redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - kept)
 end
 redis.call('PEXPIREAT', KEYS[2], ARGV[6])
+if ARGV[10] ~= '' then
+    for _, one in ipairs(redis.call('ZRANGE', KEYS[6], 0, -1)) do
+        if string.sub(one, 1, #ARGV[10]) == ARGV[10] then redis.call('ZREM', KEYS[6], one) end
+    end
+    redis.call('ZADD', KEYS[6], ARGV[2], ARGV[10] .. ARGV[11])
+    redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -1 - ARGV[12])
+end
+redis.call('PEXPIREAT', KEYS[6], ARGV[6])
 return 1
 """
 _DELETE = """
 local was = redis.call('DEL', KEYS[1])
-redis.call('DEL', KEYS[2])
+redis.call('DEL', KEYS[2], KEYS[6])
 for k = 3, 5 do redis.call('ZREM', KEYS[k], ARGV[1]) end
 return was
 """
@@ -101,7 +112,7 @@ _EXPIRE = """
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[1])
 local gone = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(gone) do
-    redis.call('DEL', KEYS[1] .. id, KEYS[2] .. id)
+    redis.call('DEL', KEYS[1] .. id, KEYS[2] .. id, KEYS[6] .. id)
     redis.call('ZREM', KEYS[3], id)
     redis.call('ZREM', KEYS[4], id)
     redis.call('ZADD', KEYS[5], ARGV[2], id)
@@ -149,7 +160,10 @@ class RedisStore(SessionStore):
         self._outage = Outage(f"redis {host}:{port}/{database}")
 
     def _keys(self, id: str = "") -> list[str]:
-        return [self._prefix + name for name in (f"session:{id}", f"ring:{id}", "ids", "expiries", "tombstones")]
+        return [
+            self._prefix + name
+            for name in (f"session:{id}", f"ring:{id}", "ids", "expiries", "tombstones", f"answers:{id}")
+        ]
 
     async def load(self, id: str) -> Session:
         fields = await self._run(self._load, self._keys(id), id)
@@ -169,14 +183,20 @@ class RedisStore(SessionStore):
         if not await self._run(self._create, self._keys(session.id), *_arguments(session)):
             raise SessionExists(session.id)
 
-    async def save(self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0) -> Session:
-        check_size("a checkpoint", len(checkpoint or b""))
+    async def save(
+        self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0,
+        earlier: Mapping[int, bytes] | None = None, answer: Answer | None = None,
+    ) -> Session:  # fmt: skip
+        new = ring(session, checkpoint, earlier, keep)
         written = replace(session, version=expected + 1)
-        arguments = _arguments(written)
-        ring = (session.segment, int(checkpoint is not None), max(0, keep), checkpoint or b"")
-        answer = await self._run(self._save, self._keys(session.id), *arguments, expected, *ring)
-        if answer != 1:
-            raise VersionConflict(session.id, expected, None if answer is None else int(answer))
+        first = new[0][0] if new else session.segment + (checkpoint is None)
+        told = (b"", b"") if answer is None else (_head(answer.key), f"{answer.request}\n".encode() + answer.body)
+        found = await self._run(
+            self._save, self._keys(session.id), *_arguments(written), expected, first, "" if checkpoint is None else max(0, keep),
+            *told, ANSWERS, *(part for one in new for part in one),
+        )  # fmt: skip
+        if found != 1:
+            raise VersionConflict(session.id, expected, None if found is None else int(found))
         return replace(written, options=json.loads(written.options_json()))
 
     async def checkpoint(self, id: str, segment: int) -> bytes | None:
@@ -185,6 +205,14 @@ class RedisStore(SessionStore):
 
     async def checkpoints(self, id: str) -> Sequence[int]:
         return [int(segment) for segment in await self._run(self._segments, self._keys(id)[1:2])]
+
+    async def answer(self, id: str, key: str) -> Answer | None:
+        head = _head(key)
+        for one in await self._ask(self._redis.zrange(self._keys(id)[5], 0, -1)):
+            if (kept := cast(bytes, one)).startswith(head):
+                request, body = kept[len(head) :].split(b"\n", 1)
+                return Answer(key, request.decode(), body)
+        return None
 
     async def delete(self, id: str) -> bool:
         return bool(await self._run(self._delete, self._keys(id), id))
@@ -261,6 +289,10 @@ def _reason(error: Exception) -> str:
             return "(Redis) cannot write to its disk"
         case _:
             return "(Redis) refuses to answer"
+
+
+def _head(key: str) -> bytes:
+    return f"{len(key)}:{key}\n".encode()
 
 
 def _milliseconds(time: float) -> int:

@@ -14,7 +14,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from json import loads
@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.sessions.base import (
+    ANSWERS,
     PAGE,
     TOMBSTONE_SECONDS,
+    Answer,
     Outage,
     Session,
     SessionError,
@@ -32,14 +34,14 @@ from app.sessions.base import (
     SessionStore,
     SessionUnknown,
     VersionConflict,
-    check_size,
+    ring,
 )
 
 _T = TypeVar("_T")
 
 APPLICATION = 0x43525453
 """SQLite's application_id: "CRTS"."""
-SCHEMA = 1
+SCHEMA = 2
 _TABLES = (
     """CREATE TABLE session (
         number INTEGER PRIMARY KEY,
@@ -62,6 +64,14 @@ _TABLES = (
         segment INTEGER NOT NULL,
         state BLOB NOT NULL,
         PRIMARY KEY (session, segment)
+    ) STRICT""",
+    """CREATE TABLE answer (
+        number INTEGER PRIMARY KEY,
+        session INTEGER NOT NULL REFERENCES session (number) ON DELETE CASCADE,
+        key TEXT NOT NULL,
+        request TEXT NOT NULL,
+        body BLOB NOT NULL,
+        UNIQUE (session, key)
     ) STRICT""",
     "CREATE TABLE tombstone (id TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID",
 )
@@ -132,8 +142,11 @@ class SqliteStore(SessionStore):
 
         await self._do(work)
 
-    async def save(self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0) -> Session:
-        check_size("a checkpoint", len(checkpoint or b""))
+    async def save(
+        self, session: Session, *, expected: int, checkpoint: bytes | None = None, keep: int = 0,
+        earlier: Mapping[int, bytes] | None = None, answer: Answer | None = None,
+    ) -> Session:  # fmt: skip
+        new = ring(session, checkpoint, earlier, keep)
         written = replace(session, version=expected + 1)
         values = _values(written)
         written = replace(written, options=loads(str(values["options"])))
@@ -151,7 +164,9 @@ class SqliteStore(SessionStore):
                         f"SELECT version FROM session WHERE {_LIVE}", {"id": session.id, "now": now}
                     ).fetchone()
                     raise VersionConflict(session.id, expected, found[0] if found else None)
-                _turn(connection, row[0], session.segment, checkpoint, keep)
+                _turn(connection, row[0], session.segment, None if checkpoint is None else new, keep)
+                if answer is not None:
+                    _keep_answer(connection, row[0], answer)
             return written
 
         return await self._do(work)
@@ -172,6 +187,14 @@ class SqliteStore(SessionStore):
             id=id,
         )
         return [row[0] for row in rows]
+
+    async def answer(self, id: str, key: str) -> Answer | None:
+        rows = await self._select(
+            f"SELECT key, request, body FROM answer JOIN session ON session = session.number WHERE {_LIVE} AND key = :key",
+            id=id,
+            key=key,
+        )
+        return Answer(*rows[0]) if rows else None
 
     async def delete(self, id: str) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
@@ -340,26 +363,44 @@ def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Ite
         raise
 
 
-def _turn(connection: sqlite3.Connection, session: int, segment: int, checkpoint: bytes | None, keep: int) -> None:
-    """Brings the ring to where the session is. A full one has its oldest row overwritten: half the pages of a new one."""
-    ring = {"session": session, "segment": segment, "state": checkpoint, "keep": keep}
-    later = ">" if checkpoint is None else ">="
-    connection.execute(f"DELETE FROM checkpoint WHERE session = :session AND segment {later} :segment", ring)
-    if checkpoint is None:
+def _turn(
+    connection: sqlite3.Connection, session: int, segment: int, new: Sequence[tuple[int, bytes]] | None, keep: int
+) -> None:
+    """Brings the ring to where the session is, with its new states, if it comes with any.
+
+    A full ring has its oldest row overwritten: half the pages of a new one.
+    """
+    first = new[0][0] if new else segment + (new is None)
+    connection.execute("DELETE FROM checkpoint WHERE session = ? AND segment >= ?", (session, first))
+    if new is None:
         return
-    oldest = connection.execute(
-        "SELECT rowid, segment FROM checkpoint WHERE session = :session ORDER BY segment DESC LIMIT 1 OFFSET :keep - 1",
-        ring,
-    ).fetchone()
-    if keep <= 0:
-        connection.execute("DELETE FROM checkpoint WHERE session = :session", ring)
-    elif oldest is None:
-        connection.execute("INSERT INTO checkpoint VALUES (:session, :segment, :state)", ring)
-    else:
-        connection.execute("DELETE FROM checkpoint WHERE session = ? AND segment < ?", (session, oldest[1]))
-        connection.execute(
-            "UPDATE checkpoint SET segment = :segment, state = :state WHERE rowid = :row", {**ring, "row": oldest[0]}
-        )
+    if not new:  # of which none is kept
+        connection.execute("DELETE FROM checkpoint WHERE session = ?", (session,))
+    for number, state in new:
+        oldest = connection.execute(
+            "SELECT rowid, segment FROM checkpoint WHERE session = ? ORDER BY segment DESC LIMIT 1 OFFSET ? - 1",
+            (session, keep),
+        ).fetchone()
+        if oldest is None:
+            connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?)", (session, number, state))
+        else:
+            connection.execute("DELETE FROM checkpoint WHERE session = ? AND segment < ?", (session, oldest[1]))
+            connection.execute(
+                "UPDATE checkpoint SET segment = ?, state = ? WHERE rowid = ?", (number, state, oldest[0])
+            )
+
+
+def _keep_answer(connection: sqlite3.Connection, session: int, answer: Answer) -> None:
+    connection.execute("DELETE FROM answer WHERE session = ? AND key = ?", (session, answer.key))
+    connection.execute(
+        "INSERT INTO answer (session, key, request, body) VALUES (?, ?, ?, ?)",
+        (session, answer.key, answer.request, answer.body),
+    )
+    connection.execute(
+        "DELETE FROM answer WHERE session = ? AND number NOT IN "
+        "(SELECT number FROM answer WHERE session = ? ORDER BY number DESC LIMIT ?)",
+        (session, session, ANSWERS),
+    )
 
 
 def _empty_log(connection: sqlite3.Connection) -> None:

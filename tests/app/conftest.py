@@ -32,14 +32,18 @@ class Service:
     process: psutil.Process
     log: Path
     spool: Path
+    child: subprocess.Popen[bytes]
 
 
-@contextmanager
-def running(model: Path, folder: Path, **settings: str) -> Iterator[Service]:
-    """Starts `python -m app` on a free port with CRT_* settings, and ends it."""
+def free_port() -> int:
+    """A port on which nothing listens now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def launch(model: Path, folder: Path, port: int, **settings: str) -> Service:
+    """Starts `python -m app` with CRT_* settings; returns when it is ready."""
     folder.mkdir(parents=True, exist_ok=True)
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
@@ -49,28 +53,35 @@ def running(model: Path, folder: Path, **settings: str) -> Iterator[Service]:
         "PORT": str(port),
         "CRT_MODEL": str(model),
         "CRT_SPOOL": str(spool),
+        "CRT_SESSIONS": f"sqlite:///{folder / 'sessions.db'}",
         **settings,
     }
     log = folder / "service.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "app"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
+    for _ in range(600):
+        if process.poll() is not None:
+            raise RuntimeError(f"the service ended at once:\n{log.read_text()}")
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                return Service(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, spool, process)
+        except httpx.TransportError:
+            time.sleep(0.1)
+    process.kill()
+    raise RuntimeError(f"the service did not get ready:\n{log.read_text()}")
+
+
+@contextmanager
+def running(model: Path, folder: Path, **settings: str) -> Iterator[Service]:
+    """A service on a free port, for a while."""
+    service = launch(model, folder, free_port(), **settings)
     try:
-        for _ in range(600):
-            if process.poll() is not None:
-                raise RuntimeError(f"the service ended at once:\n{log.read_text()}")
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        else:
-            raise RuntimeError(f"the service did not get ready:\n{log.read_text()}")
-        yield Service(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, spool)
+        yield service
     finally:
-        process.terminate()
-        process.wait(20)
+        service.child.terminate()
+        service.child.wait(20)
 
 
 @pytest.fixture(scope="session")

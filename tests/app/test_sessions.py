@@ -26,9 +26,12 @@ from redis import Redis
 
 from app.sessions import open_store, without_password
 from app.sessions.base import (
+    ANSWER_BYTES,
+    ANSWERS,
     OPTIONS_BYTES,
     STATE_BYTES,
     TOMBSTONE_SECONDS,
+    Answer,
     BadStoreUrl,
     Session,
     SessionExists,
@@ -876,11 +879,11 @@ async def test_a_file_that_is_no_store_of_sessions_is_left_alone(tmp_path):
     async with SqliteStore(later) as store:
         await store.create(session())
     with closing(sqlite3.connect(later)) as database:
-        database.execute("PRAGMA user_version = 2")
+        database.execute("PRAGMA user_version = 9")
     for path, words in (
         (text, "is no database"),
         (other, "another program's database"),
-        (later, "has schema 2, this version of the service knows 1"),
+        (later, "has schema 9, this version of the service knows 2"),
         (folder, "cannot be opened: Is a directory"),
     ):
         before = path.read_bytes() if path.is_file() else b""
@@ -1035,3 +1038,59 @@ def test_sessions_have_times_in_seconds_and_ids_that_can_be_written():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"no session has|seconds since 1970|surrogates"):
             replace(session(), **wrong)
+
+
+async def test_one_save_can_bring_many_checkpoints(store):
+    """An hour's at once: the newest are kept, in their order; later ones of before are dropped."""
+    made = session()
+    await store.create(made)
+    last = await store.save(replace(made, segment=1), expected=0, checkpoint=b"1", keep=5)
+    earlier = {n: str(n).encode() for n in range(2, 1800)}
+    last = await store.save(replace(last, segment=1800), expected=1, checkpoint=b"1800", keep=5, earlier=earlier)
+    assert list(await store.checkpoints("kitchen")) == [1796, 1797, 1798, 1799, 1800]
+    assert await store.checkpoint("kitchen", 1797) == b"1797"
+    last = await store.save(replace(last, segment=1799), expected=2, checkpoint=b"new", keep=5, earlier={1798: b"n8"})
+    assert [await store.checkpoint("kitchen", n) for n in (1797, 1798, 1799, 1800)] == [b"1797", b"n8", b"new", None]
+    last = await store.save(replace(last, segment=1802), expected=3, checkpoint=b"o", keep=0, earlier={1801: b"x"})
+    assert list(await store.checkpoints("kitchen")) == []
+    for wrong in ({1802: b"x"}, {0: b"x"}, {1900: b"x"}):
+        with pytest.raises(ValueError, match="before the session's"):
+            await store.save(last, expected=4, checkpoint=b"x", keep=5, earlier=wrong)
+    with pytest.raises(ValueError, match="come with its own"):
+        await store.save(last, expected=4, keep=5, earlier={5: b"x"})
+    with pytest.raises(SessionTooLarge):
+        await store.save(last, expected=4, checkpoint=b"x", keep=5, earlier={5: bytes(STATE_BYTES + 1)})
+
+
+async def test_answers_are_kept_beside_the_session(store):
+    """The newest few, by their keys; a key again replaces; gone with the session."""
+    made = session()
+    await store.create(made)
+    assert await store.answer("kitchen", "a") is None
+    assert await store.answer("nowhere", "a") is None
+    last = made
+    bodies = [bytes([i]) * 1000 + b"\n\x00" for i in range(ANSWERS + 3)]
+    for i, body in enumerate(bodies):
+        last = await store.save(last, expected=i, answer=Answer(f"key {i}: \u00e9", f"r{i}", body))
+    found = [await store.answer("kitchen", f"key {i}: \u00e9") for i in range(len(bodies))]
+    assert found == [None] * 3 + [Answer(f"key {i}: \u00e9", f"r{i}", bodies[i]) for i in range(3, len(bodies))]
+    last = await store.save(last, expected=last.version, answer=Answer("key 5: \u00e9", "new", b""))
+    assert (await store.answer("kitchen", "key 5: \u00e9")).request == "new"
+    assert await store.answer("kitchen", "key 3: \u00e9") is not None
+    last = await store.save(last, expected=last.version)
+    assert (await store.answer("kitchen", "key 5: \u00e9")).body == b""
+    with pytest.raises(VersionConflict):
+        await store.save(last, expected=0, answer=Answer("lost", "", b""))
+    assert await store.answer("kitchen", "lost") is None
+    assert await store.delete("kitchen")
+    await store.create(session())
+    assert await store.answer("kitchen", "key 5: \u00e9") is None
+
+
+def test_an_answer_has_a_key_and_is_not_huge():
+    """What no store could keep is refused when it is made."""
+    for key, request in (("", "x"), ("k" * 256, "x"), ("k", "r" * 129), ("a\nb", "x"), ("\ud800", "x")):
+        with pytest.raises(ValueError, match=r"no answer has|surrogates"):
+            Answer(key, request, b"")
+    with pytest.raises(SessionTooLarge):
+        Answer("k", "r", bytes(ANSWER_BYTES + 1))

@@ -4,6 +4,7 @@ Videos: tests/assets.py. Frames show their numbers, so each test reads off the p
 """
 
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipelines.decode import Video, open_video
+from pipelines.decode import FARTHEST, Video, open_video
 from pipelines.errors import (
     CorruptVideo,
     DecodeMemory,
@@ -32,7 +33,8 @@ from pipelines.errors import (
     VideoTooLarge,
     VideoTooLong,
 )
-from pipelines.sample import Clipper, Sampler, fit
+from pipelines.messages import Conversation
+from pipelines.sample import Clipper, Sampler, SamplerState, fit
 from pipelines.video import Budget
 from pipelines.workers import WorkerParent, workers
 from tests.assets import (
@@ -53,7 +55,7 @@ from tests.assets import (
     retimed,
 )
 
-FRAME = struct.Struct("<dI")
+FRAME = struct.Struct("<dIQ")
 PIXELS = bytes(SPEC.height * SPEC.width * 3)
 SUMMARY = {"duration": 1.0, "fps": 25.0, "width": 64, "height": 48, "frames": 25, "sampled": 8, "decoder": "decord"}
 
@@ -175,39 +177,99 @@ def test_frames_far_apart_are_no_mistake(tmp_path):
     assert warnings == []
 
 
+INFO = {
+    "container": "mp4", "codec": "h264", "duration": 1.0, "fps": 25.0, "width": 64, "height": 48, "frames": 25,
+    "rotation": 0,
+}  # fmt: skip
+
+
+def frame(time, ticks=1, index=0):
+    """A message that says a frame."""
+    return b"F", FRAME.pack(time, ticks, index) + PIXELS
+
+
+def end(last=0.0, **changes):
+    """A message that says the end, after one frame."""
+    summary = SUMMARY | {"sampled": 1} | changes
+    return b"S", json.dumps({"summary": summary, "warnings": [], "last": last}).encode()
+
+
+def converse(messages, **options):
+    """All frames of a worker that says so, after a sound beginning."""
+    first = (b"I", json.dumps({"info": INFO, "unconfined": []}).encode())
+    conversation = Conversation(SPEC, rate=SPEC.rate, budget=Budget(duration=3600.0, frames=100), **options)
+    return list(Video(Speaker([first, *messages]), conversation))
+
+
 @pytest.mark.parametrize(
     "messages",
     [
-        [(b"F", FRAME.pack(0.0, 20_000) + PIXELS)],
-        [(b"F", FRAME.pack(0.0, 0) + PIXELS)],
-        [(b"F", FRAME.pack(float("nan"), 1) + PIXELS)],
-        [(b"F", FRAME.pack(1e6, 1) + PIXELS)],
-        [(b"F", FRAME.pack(1.0, 1) + PIXELS), (b"F", FRAME.pack(0.5, 1) + PIXELS)],
-        [(b"S", json.dumps({"summary": SUMMARY | {"duration": float("nan")}, "warnings": []}).encode())],
-        [(b"S", json.dumps({"summary": SUMMARY | {"frames": "many"}, "warnings": []}).encode())],
-        [(b"S", json.dumps({"summary": SUMMARY, "warnings": [["a", "b"]]}).encode())],
+        [frame(0.0, 20_000)],
+        [frame(0.0, 2)],
+        [frame(0.0, 0)],
+        [frame(float("nan"))],
+        [frame(1e6)],
+        [frame(-0.1)],
+        [frame(0.0, index=100)],
+        [frame(1.0), frame(0.5, index=1)],
+        [frame(0.0), frame(0.1, index=1)],
+        [frame(0.0), frame(0.5, 3, index=1)],
+        [frame(0.0, index=3), frame(0.5, index=3)],
+        [frame(0.0), end(duration=float("nan"))],
+        [frame(0.0), end(duration=4000.0)],
+        [frame(0.0), end(frames="many")],
+        [frame(0.0), end(frames=101)],
+        [frame(0.0, index=25), end()],
+        [frame(0.0), end(sampled=2)],
+        [frame(0.0), end(last=float("nan"))],
+        [frame(0.0), end(last=0.9)],
+        [frame(0.0), end(last=-0.1)],
+        [end(sampled=0)],
+        [(b"S", json.dumps({"summary": SUMMARY, "warnings": [["a", "b"]], "last": 0.0}).encode())],
         [(b"S", b"[1]")],
         [(b"S", b"{")],
+        [(b"S", b"")],
         [(b"X", b"")],
+        [(b"I", json.dumps({"info": INFO, "unconfined": []}).encode())],
     ],
-    ids=["ticks", "no ticks", "nan", "late", "back", "nan summary", "words", "warnings", "list", "broken", "kind"],
-)
+    ids=[
+        "ticks", "ticks at first", "no ticks", "nan", "late", "early", "index", "back", "no open tick", "some open ticks",
+        "index again", "nan summary", "duration", "words", "frames", "fewer frames", "sum", "nan last", "unsaid", "last",
+        "none", "warnings", "list", "broken", "empty", "kind", "twice",
+    ],
+)  # fmt: skip
 def test_what_a_worker_says_is_not_believed(messages):
     """One that was taken over by its video can say anything: it is ended, and that video has failed."""
-    info = {
-        "container": "mp4",
-        "codec": "h264",
-        "duration": 1.0,
-        "fps": 25.0,
-        "width": 64,
-        "height": 48,
-        "frames": 25,
-        "rotation": 0,
-    }
-    first = (b"I", json.dumps({"info": info, "unconfined": []}).encode())
-    video = Video(Speaker([first, *messages]), SPEC, rate=SPEC.rate, duration=3600.0)
     with pytest.raises(DecoderDied, match="out of turn"):
-        list(video)
+        converse(messages)
+
+
+def test_what_a_sound_worker_says_is_believed():
+    """As above, but nothing is wrong: two ticks and a half after the first frame, and a gap."""
+    said = converse([frame(0.0), frame(0.3, 2, 7), frame(60.0, 1, 20), end(60.1, duration=61.0, sampled=4)])
+    assert [(frame.time, ticks) for frame, ticks in said] == [(0.0, 1), (0.3, 2), (60.0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("messages", "sound"),
+    [
+        ([frame(100.0, 8), end(100.0, sampled=8)], True),
+        ([frame(100.5, 1), end(100.5)], True),
+        ([frame(99.9, 7), end(99.9, sampled=7)], False),
+        ([frame(0.0), end(0.0)], False),
+        ([end(99.05, sampled=0)], False),
+        ([end(99.0, sampled=0)], True),
+    ],
+    ids=["next", "gap", "before", "its own", "before, at the end", "nothing new"],
+)
+def test_of_a_piece_times_of_the_stream_are_believed(messages, sound):
+    """At 100 s of a stream whose last frame came at 99 s."""
+    options = {"offset": 100.0, "sampler": SamplerState(0.0, 99.0, 793)}
+    if sound:
+        converse(messages, **options)
+        return
+    with pytest.raises(DecoderDied, match="out of turn"):
+        converse(messages, **options)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +277,9 @@ def test_what_a_worker_says_is_not_believed(messages):
 )
 def test_a_worker_that_begins_with_nonsense_is_not_believed(info):
     """As above, from the first message on."""
+    conversation = Conversation(SPEC, rate=SPEC.rate, budget=Budget())
     with pytest.raises(DecoderDied, match="out of turn"):
-        Video(Speaker([(b"I", json.dumps(info).encode())]), SPEC, rate=SPEC.rate, duration=3600.0)
+        Video(Speaker([(b"I", json.dumps(info).encode())]), conversation)
 
 
 class Speaker:
@@ -266,6 +329,164 @@ def test_real_videos_decode(path):
     assert warnings == (["video_damaged"] if path.name == "decord_corrupted.mp4" else [])
     if video.info.frames and not warnings:
         assert summary.frames == video.info.frames
+
+
+# Pieces of a stream
+
+
+LOSSLESS = {"crf": "0"}
+"""For codec_options: then a frame's pixels do not depend on those around it."""
+
+
+def read_pieces(pieces, **options):
+    """[(time, ticks, index, pixels)] of each piece, opened one after the other; each is a path and its offset."""
+    sampler, read = None, []
+    for path, offset in pieces:
+        with open_video(path, spec=SPEC, offset=offset, sampler=sampler, **options) as video:
+            read.append([(frame.time, ticks, video.index, frame.pixels) for frame, ticks in video])
+        sampler = video.sampler
+        if read[-1]:
+            assert sampler.last >= read[-1][-1][0]
+    return read
+
+
+def encoded(folder, times, cuts, ending):
+    """The whole as a file, and [(piece, offset)] of the parts between the cuts; frame k shows the number k."""
+    whole = numbered(folder / f"whole{ending}", times=times, codec_options=LOSSLESS).path
+    bounds = [0, *cuts, len(times)]
+    pieces = []
+    for start, stop in itertools.pairwise(bounds):
+        part = [time - times[start] for time in times[start:stop]]
+        path = folder / f"piece{start}-{stop}{ending}"
+        pieces.append((numbered(path, times=part, first_number=start, codec_options=LOSSLESS).path, times[start]))
+    return whole, pieces
+
+
+def assert_same(read, whole):
+    """The same times, ticks and pixels; read and whole are lists of (time, ticks, index, pixels)."""
+    assert [number_of(pixels) for *_, pixels in read] == [number_of(pixels) for *_, pixels in whole]
+    assert [ticks for _, ticks, *_ in read] == [ticks for _, ticks, *_ in whole]
+    np.testing.assert_allclose([time for time, *_ in read], [time for time, *_ in whole], rtol=0, atol=1e-6)
+    for (*_, ours), (*_, theirs) in zip(read, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+EVEN = [k / 25 for k in range(120)]
+SLOW = [k / 5 for k in range(25)]
+# None a millisecond before a tick, which is the least that counts (sample.EPSILON): there rounding decides.
+UNEVEN = [n / 1000 for n in sorted({0, *np.random.default_rng(3).integers(0, 6000, 90).tolist()}) if (n + 1) % 125]
+PAUSED = [k / 25 for k in range(40)] + [7.48 + k / 25 for k in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("times", "cuts"),
+    [
+        (EVEN, [60]),
+        (EVEN, [1, 2, 3, 64, 65, 119]),
+        (SLOW, list(range(1, 25))),
+        (UNEVEN, [7, 30, 31, 77]),
+        (PAUSED, [40]),
+        (PAUSED, [39, 41]),
+        (PAUSED, [13, 55]),
+    ],
+    ids=["half", "crumbs", "single frames", "uneven", "paused", "around the pause", "beside the pause"],
+)
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
+def test_pieces_are_one_video(times, cuts, ending, tmp_path):
+    """Wherever it is cut: the same times, ticks and pixels; indices count from 0 in each piece."""
+    whole, pieces = encoded(tmp_path, times, cuts, ending)
+    read = read_pieces(pieces)
+
+    assert_same([sample for piece in read for sample in piece], read_pieces([(whole, 0.0)])[0])
+    for piece, start in zip(read, [0, *cuts], strict=True):
+        assert [start + index for _, _, index, _ in piece] == [number_of(pixels) for *_, pixels in piece]
+
+
+def test_where_sampling_stands_after_a_piece_is_where_it_stands_in_the_whole(tmp_path):
+    """Also when the last frames filled no tick."""
+    _, pieces = encoded(tmp_path, EVEN, [61], ".mp4")
+    expected = Sampler(SPEC.rate)
+    for at in EVEN[:61]:
+        expected.take(at)
+    with open_video(pieces[0][0], spec=SPEC) as video:
+        next(video)
+        assert video.sampler == SamplerState(0.0, 0.0, 1)
+        list(video)
+    state = expected.state()
+    assert (video.sampler.origin, video.sampler.next_tick) == (state.origin, state.next_tick)
+    assert video.sampler.last == pytest.approx(state.last, abs=1e-6)
+
+
+def test_what_a_piece_repeats_is_ignored(tmp_path):
+    """Pieces that overlap, one that holds nothing new, and one that was sent before."""
+    whole = numbered(tmp_path / "whole.mp4", times=EVEN, codec_options=LOSSLESS).path
+    pieces = []
+    for start, stop in [(0, 60), (20, 70), (30, 70), (69, 70), (70, 73), (0, 60), (71, 120)]:
+        part = [time - EVEN[start] for time in EVEN[start:stop]]
+        path = tmp_path / f"{start}-{stop}.mp4"
+        truth = numbered(path, times=part, first_number=start, codec_options=LOSSLESS)
+        pieces.append((truth.path, EVEN[start]))
+    read = read_pieces(pieces)
+
+    assert [len(piece) > 0 for piece in read] == [True, True, False, False, True, False, True]
+    assert_same([sample for piece in read for sample in piece], read_pieces([(whole, 0.0)])[0])
+
+
+def test_a_piece_of_which_nothing_is_needed_is_no_error(tmp_path):
+    """Two frames between two ticks: no frame comes out, but the summary is there, in the piece's own time."""
+    path = numbered(tmp_path / "piece.mp4", times=[0.0, 0.04]).path
+    sampler = SamplerState(0.0, 1000.0, 8001)
+    with open_video(path, spec=SPEC, offset=1000.04, sampler=sampler) as video:
+        assert (video.info.width, video.info.height) == (128, 96)
+        assert list(video) == []
+    assert (video.summary.frames, video.summary.sampled) == (2, 0)
+    assert video.summary.duration == pytest.approx(0.08, abs=0.01)
+    assert video.sampler.last == pytest.approx(1000.08)
+    assert video.sampler.next_tick == 8001
+    assert video.warnings == []
+
+
+def test_a_piece_of_which_nothing_can_be_decoded_is_an_error(tmp_path):
+    """Whether something of it would be needed or not."""
+    whole = numbered(tmp_path / "a.mp4", frames=100)
+    broken = damage(whole.path, tmp_path / "broken.mp4", start=0.01, length=int(whole.path.stat().st_size * 0.8))
+    path = broken if broken.read_bytes()[4:8] == b"ftyp" else None
+    assert path is not None
+    with pytest.raises(CorruptVideo):
+        read(path, offset=5.0, sampler=SamplerState(0.0, 1000.0, 8001))
+
+
+def test_the_budget_goes_by_the_pieces_own_time(tmp_path):
+    """Two seconds are two seconds, a thousand hours on in the stream."""
+    path = numbered(tmp_path / "piece.ts", frames=50).path
+    offset = 3.6e6
+    sampler = SamplerState(0.0, offset - 0.04, int(offset * 8))
+    frames, summary, _ = read(path, offset=offset, sampler=sampler, budget=Budget(duration=2.5))
+    assert [time for time, _, _ in frames][::8] == [
+        pytest.approx(offset, abs=1e-3),
+        pytest.approx(offset + 1, abs=1e-3),
+    ]
+    assert summary.duration == pytest.approx(2.0, abs=0.01)
+    with pytest.raises(VideoTooLong):
+        read(path, offset=offset, sampler=sampler, budget=Budget(duration=1.5))
+
+
+def test_damage_is_told_by_what_is_missing_in_the_piece(tmp_path):
+    """A gap before the piece is none of it."""
+    whole = numbered(tmp_path / "a.mkv", frames=250)
+    path = damage(whole.path, tmp_path / "d.mkv", start=0.4, length=whole.path.stat().st_size // 10)
+    details = []
+    for offset, sampler in [(0.0, None), (5000.0, SamplerState(0.0, 100.0, 801))]:
+        with open_video(path, spec=SPEC, offset=offset, sampler=sampler) as video:
+            list(video)
+        details.append([warning.detail for warning in video.warnings])
+    assert details[0] == details[1] != []
+
+
+@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -2 * FARTHEST])
+def test_an_offset_that_is_no_time_is_refused(offset, named):
+    with pytest.raises(ValueError, match="offset must be"):
+        open_video(named("fps24.mp4").path, spec=SPEC, offset=offset)
 
 
 # Bad files

@@ -1,0 +1,415 @@
+"""WS /v1/streams/{id}/frames: frames as they are taken, labels as they are known. The protocol is in docs/protocol.md."""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import ConfigDict, Field, ValidationError
+from starlette.datastructures import QueryParams
+
+from app import protocol
+from app.batching import Batches
+from app.engine import Engine
+from app.problems import problem_of
+from app.protocol import CLOSE, FRAMES, HEADER, Options
+from app.schemas import Label, ModelName, Size
+from app.sessions.base import SessionExpired, SessionUnknown
+from app.settings import Settings
+from app.streams import RENEW, Held, ServiceMoves, StreamOwned, Streams, check_id
+from models.errors import CrtError
+from pipelines.events import EventChange
+from pipelines.frames import Clip, Frame
+from pipelines.label import ranked
+from pipelines.pictures import BadPicture, decode_picture
+from pipelines.streaming import Segment, SegmentResult
+
+log = logging.getLogger(__name__)
+router = APIRouter()
+_LATEST = 1e11
+"""Seconds: later capture times are in other units, and too coarse in float64."""
+_SLOW_STORE = 1.0
+"""Seconds of waiting for the store after which a client is told."""
+
+
+class BadFrame(CrtError):  # noqa: N818 - named after what is wrong
+    """A binary message is no frame."""
+
+    code = "frame_malformed"
+
+
+class BadMessage(CrtError):  # noqa: N818 - named after what is wrong
+    """A text message is none of the protocol's."""
+
+    code = "message_malformed"
+
+
+class BadParameter(CrtError):  # noqa: N818 - named after what is wrong
+    """The address has a parameter with an impossible value."""
+
+    code = "parameter_bad"
+
+
+class SlowReader(CrtError):  # noqa: N818 - named after what is wrong
+    """The client does not read its labels."""
+
+    code = "reader_slow"
+
+
+class _Query(Options):
+    """The address's parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    takeover: bool = False
+    client: str | None = Field(None, max_length=128, pattern=r"^[^@\s]+$")
+    start: float | None = None
+
+
+@dataclass(slots=True)
+class _Item:
+    """A message that waits."""
+
+    arrived: float
+    data: bytes | str
+
+
+class _Inbox:
+    """Messages that wait to be worked on: a bounded number of bounded size, whatever the client sends."""
+
+    def __init__(self, frames: int, most_bytes: int) -> None:
+        self._frames, self._bytes = frames, most_bytes
+        self._items: deque[_Item] = deque()
+        self._held = 0
+        self._changed = asyncio.Condition()
+
+    async def put(self, item: _Item, *, live: bool) -> int:
+        """Waits for room; with `live`, makes room by dropping the oldest frames, and says how many."""
+        dropped = 0
+        async with self._changed:
+            while self._full():
+                if live and (oldest := next((i for i in self._items if isinstance(i.data, bytes)), None)) is not None:
+                    self._items.remove(oldest)
+                    self._held -= len(oldest.data)
+                    dropped += 1
+                else:
+                    await self._changed.wait()
+            self._items.append(item)
+            self._held += len(item.data)
+            self._changed.notify_all()
+        return dropped
+
+    def _full(self) -> bool:
+        return bool(self._items) and (len(self._items) >= self._frames or self._held >= self._bytes)
+
+    async def get(self) -> _Item:
+        async with self._changed:
+            while not self._items:
+                await self._changed.wait()
+            item = self._items.popleft()
+            self._held -= len(item.data)
+            self._changed.notify_all()
+            return item
+
+
+@router.websocket("/v1/streams/{id}/frames")
+async def frames(socket: WebSocket, id: str) -> None:
+    """Frames in, labels out."""
+    offered = socket.scope["subprotocols"]
+    await socket.accept(FRAMES if FRAMES in offered else None)
+    connection = Connection(socket)
+    try:
+        if offered and FRAMES not in offered:
+            raise BadParameter(f"the subprotocols {', '.join(offered)} are unknown; offer {FRAMES}")
+        try:
+            check_id(id)
+        except ValueError as error:
+            raise BadParameter(str(error)) from error
+        await connection.run(id, _query(socket.query_params))
+    except WebSocketDisconnect:
+        pass  # the client has gone; what is durable stays, and it may come back
+    except Exception as error:
+        await connection.end_with(error)
+
+
+def _query(parameters: QueryParams) -> _Query:
+    try:
+        return _Query.model_validate(dict(parameters))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+class Connection:
+    """One client that writes to one stream."""
+
+    held: Held
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._engine: Engine = socket.state.engine
+        self._settings: Settings = socket.state.settings
+        self._streams: Streams = socket.state.streams
+        self._batches: Batches = socket.state.batches
+        self._inbox = _Inbox(self._settings.credit, self._settings.inbox_bytes)
+        self._sending = asyncio.Lock()
+        self._evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owed = 0
+        self._reader_slow = False
+
+    async def run(self, id: str, query: _Query) -> None:
+        """Until the client goes, the stream ends or something is wrong. Raises CrtError, WebSocketDisconnect."""
+        options = Options.model_validate(query.model_dump(include=set(Options.model_fields)))
+        self.held = await self._streams.hold(id, query.client, self._evict, takeover=query.takeover, make=options)
+        try:
+            await self._greet()
+            jobs = [
+                asyncio.create_task(work, name=f"{id}: {name}")
+                for name, work in (("receive", self._receive()), ("work", self._work()), ("renew", self._renew()))
+            ]
+            try:
+                await asyncio.wait({*jobs, self._evicted}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for job in jobs:
+                    job.cancel()
+                await asyncio.wait(jobs)
+            if self._evicted.done():
+                self._evicted.result()
+            # What the work says is why the others ended, too; a client that has gone is the last reason.
+            for job in (jobs[1], jobs[2], jobs[0]):
+                if not job.cancelled() and (error := job.exception()) is not None:
+                    raise error
+        finally:
+            await self._streams.release(self.held)
+
+    def _evict(self, why: CrtError) -> None:
+        if not self._evicted.done():
+            self._evicted.set_exception(why)
+            self._evicted.exception()  # seen: the connection may be on its way out already
+
+    # Out
+
+    async def _tell(self, message: protocol.ToClient) -> None:
+        try:
+            async with asyncio.timeout(self._settings.answer_idle_seconds), self._sending:
+                await self._socket.send_text(message.model_dump_json())
+        except TimeoutError as error:
+            self._reader_slow = True
+            raise SlowReader(
+                f"labels were not read for {self._settings.answer_idle_seconds:g} s; read what comes, and come back"
+            ) from error
+        except RuntimeError as error:  # sent after the client has closed
+            raise WebSocketDisconnect(1006) from error
+
+    async def _greet(self) -> None:
+        held, recognizer = self.held, self._engine.recognizer
+        spec, state = recognizer.spec, held.stream.state()
+        await self._tell(
+            protocol.Ready(
+                stream=held.id,
+                model=ModelName(name=recognizer.model.name, digest=recognizer.model.digest),
+                resume_from=state.frame,
+                segment=state.segments,
+                rate=spec.rate,
+                frame_size=Size(width=spec.width, height=spec.height),
+                segment_frames=spec.frames * recognizer.segment,
+                credit=self._settings.credit,
+                frame_bytes=self._settings.frame_bytes,
+                expires=held.expires,
+                options=held.options,
+            )
+        )
+        for step in state.recent:
+            await self._tell(self._segment(step.result, final=True, latency=None))
+            await self._tell_events(step.events, step.result.index)
+
+    def _segment(self, result: SegmentResult, *, final: bool, latency: float | None) -> protocol.SegmentLabels:
+        labels = ranked(result.scores_C, self._engine.recognizer.labels, self.held.options.top_k)
+        return protocol.SegmentLabels(
+            index=result.index, start=round(result.start, 6), end=round(result.end, 6), labels=[Label(**one) for one in labels],
+            final=final, latency=None if latency is None else round(latency, 6), missing=result.missing,
+        )  # fmt: skip
+
+    async def _tell_events(self, changes: tuple[EventChange, ...] | list[EventChange], segment: int) -> None:
+        for change in changes:
+            event = change.event
+            await self._tell(
+                protocol.EventTold(
+                    state=change.state,
+                    label=event.label,
+                    start=round(event.start, 6),
+                    end=round(event.end, 6),
+                    confidence=round(event.confidence, 6),
+                    segment=segment,
+                )
+            )
+
+    async def end_with(self, error: Exception) -> None:
+        """Says why, and closes."""
+        body = problem_of(error)
+        code = body["code"]
+        reason, reconnect = "error", code in ("store_unavailable", "busy", "reader_slow", "internal")
+        if isinstance(error, ServiceMoves):
+            reason, reconnect = "shutdown", True
+        elif isinstance(error, StreamOwned) and hasattr(self, "held"):
+            reason = "taken_over"
+        elif isinstance(error, SessionExpired):
+            reason = "expired"
+        elif isinstance(error, SessionUnknown):
+            reason = "deleted"
+        elif isinstance(error, SlowReader):
+            reason = "slow"
+        try:
+            async with asyncio.timeout(2.0):
+                if not self._reader_slow:
+                    if reason != "shutdown":
+                        await self._tell(protocol.ErrorTold(code=code, detail=body["detail"], fatal=True))
+                    await self._tell(protocol.Goodbye(reason=reason, reconnect=reconnect))  # type: ignore[arg-type]
+                await self._socket.close(CLOSE.get(code, 4400 if body["status"] < 500 else 1011), code)
+        except (TimeoutError, RuntimeError, WebSocketDisconnect, CrtError):
+            log.debug("a client had gone before it could be told %s", code)
+
+    # In
+
+    async def _receive(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1006))
+            data: bytes | str = message.get("bytes") or message.get("text") or b""
+            live = self.held.options.policy == "live"
+            dropped = await self._inbox.put(_Item(time.monotonic(), data), live=live)
+            if dropped:
+                await self._tell(
+                    protocol.Dropped(frames=dropped, reason="live", detail="frames came faster than they are worked on")
+                )
+            if live and isinstance(data, bytes):
+                await self._grant()
+
+    async def _work(self) -> None:
+        while True:
+            item = await self._inbox.get()
+            if isinstance(item.data, str):
+                if await self._told(item):
+                    return
+                continue
+            await self._frame(item)
+            if self.held.options.policy == "complete":
+                await self._grant()
+
+    async def _grant(self) -> None:
+        """Credit for one more frame; it is told of several at once."""
+        self._owed += 1
+        if self._owed >= max(1, self._settings.credit // 4):
+            owed, self._owed = self._owed, 0
+            await self._tell(protocol.Credit(frames=owed))
+
+    async def _told(self, item: _Item) -> bool:
+        """Acts on a text message; True if it ends the stream."""
+        try:
+            message = protocol.FromClient.validate_json(item.data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "message"
+            raise BadMessage(
+                f'{where}: {first["msg"]}. Known are {{"type": "end"}} and {{"type": "options", ...}}.'
+            ) from error
+        if isinstance(message, protocol.Change):
+            changed = message.model_dump(exclude={"type"}, exclude_none=True)
+            self.held.options = self.held.options.model_copy(update=changed)
+            return False
+        for clip in self.held.stream.finish():
+            await self._clip(clip, item.arrived)
+        if (rest := self.held.stream.rest()) is not None:
+            await self._finish(rest, item.arrived)
+        changes = self.held.stream.close()
+        await self._commit()
+        await self._tell_events(changes, self.held.stream.state().segments - 1)
+        await self._ack()
+        await self._tell(protocol.Goodbye(reason="end", reconnect=False))
+        await self._socket.close(1000)
+        return True
+
+    async def _frame(self, item: _Item) -> None:
+        assert isinstance(item.data, bytes)
+        if len(item.data) <= HEADER.size:
+            raise BadFrame(
+                f"a frame is a header of {HEADER.size} bytes (number as uint64, time in seconds as float64, network order) and a "
+                f"picture; this message has {len(item.data)} bytes"
+            )
+        number, seconds = HEADER.unpack_from(item.data)
+        if not (math.isfinite(seconds) and abs(seconds) < _LATEST):
+            raise BadFrame(f"frame {number} has the capture time {seconds!r}; give seconds")
+        stream = self.held.stream
+        if number < stream.frame:
+            return
+        if stream.latest is not None and number > stream.frame:
+            left_out = number - stream.frame
+            await self._tell(
+                protocol.Dropped(
+                    frames=left_out, reason="gap", detail=f"frames {stream.frame} to {number - 1} did not come"
+                )
+            )
+        if stream.latest is not None and seconds <= stream.latest:
+            detail = f"frame {number} at {seconds!r} s is not later than the one before, at {stream.latest!r} s"
+            stream.lose(number)
+            await self._tell(protocol.Dropped(frames=1, reason="late", detail=detail))
+            return
+        if not stream.needs(seconds):
+            stream.take(seconds, number)
+            return
+        picture = memoryview(item.data)[HEADER.size :]
+        try:
+            pixels = await asyncio.to_thread(decode_picture, picture, stream.spec)
+        except BadPicture as error:
+            stream.lose(number)
+            await self._tell(protocol.Dropped(frames=1, reason="undecodable", detail=f"frame {number}: {error}"))
+            return
+        for clip in stream.push(Frame(pixels, seconds), stream.take(seconds, number)):
+            await self._clip(clip, item.arrived)
+
+    async def _clip(self, clip: Clip, arrived: float) -> None:
+        stream = self.held.stream
+        segment = stream.add(clip, await self._batches.feature(clip.pixels))
+        if segment is not None:
+            await self._finish(segment, arrived)
+        elif self.held.options.provisional and (rest := stream.rest()) is not None:
+            scores_C, _, _ = await self._batches.advance(rest.features_LF, rest.memory_M, rest.mask_L)
+            await self._tell(self._segment(rest.result(scores_C), final=False, latency=time.monotonic() - arrived))
+
+    async def _finish(self, segment: Segment, arrived: float) -> None:
+        predicted = await self._batches.advance(segment.features_LF, segment.memory_M, segment.mask_L)
+        step = self.held.stream.advance(segment, *predicted)
+        # Told is only what is durable: nobody else may say otherwise later.
+        await self._commit()
+        await self._tell(self._segment(step.result, final=True, latency=time.monotonic() - arrived))
+        await self._tell_events(step.events, step.result.index)
+        await self._ack()
+
+    async def _commit(self) -> None:
+        committing = asyncio.ensure_future(self._streams.commit(self.held))
+        try:
+            done, _ = await asyncio.wait({committing}, timeout=_SLOW_STORE)
+            if not done:
+                detail = "the session store does not answer; what was sent is kept, and it is tried again"
+                await self._tell(protocol.ErrorTold(code="store_unavailable", detail=detail, fatal=False))
+            await committing
+        except asyncio.CancelledError:
+            committing.cancel()
+            raise
+
+    async def _ack(self) -> None:
+        state = self.held.stream.state()
+        await self._tell(protocol.Ack(frame=state.frame, segment=state.segments, expires=self.held.expires))
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW)
+            session = self.held.session
+            if session.expires is not None and time.time() >= session.expires:
+                raise SessionExpired(self.held.id)
+            if (session.lease_until or 0) - time.time() < 2 * RENEW:
+                await self._streams.renew(self.held)

@@ -1,0 +1,441 @@
+"""Streams under their ids: who writes to one, what is durable of it, when it ends.
+
+A writer holds a stream: it has loaded the session, set its name on it, and every save says which version it follows. So a
+writer whose stream was taken over, here or at another replica, learns it at its next save at the latest, and can commit nothing.
+A writer that died without a word is known by its process, or, on another machine, by its lease, which it no longer renews.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from app.protocol import Options
+from app.sessions.base import (
+    Answer,
+    Session,
+    SessionExists,
+    SessionStore,
+    SessionUnknown,
+    StoreUnavailable,
+    VersionConflict,
+)
+from models.errors import CrtError
+from pipelines import state as states
+from pipelines.events import EventOptions
+from pipelines.recognizer import Recognizer
+from pipelines.streaming import Stream, StreamState
+
+log = logging.getLogger(__name__)
+ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+LEASE = 10.0
+"""Seconds that a writer on another machine is believed to live without a word."""
+RENEW = 3.0
+"""Seconds between a writer's words."""
+MOVING = 1.5
+"""Seconds that clients have to leave when the service goes down."""
+SWEEP = 30.0
+"""Seconds between two sweeps for expired sessions."""
+_T = TypeVar("_T")
+
+
+class StreamError(CrtError):
+    """Something is wrong with the use of a stream."""
+
+    code = "stream_error"
+
+
+class StreamOwned(StreamError):  # noqa: N818 - named after what is wrong, as all below
+    """Another client writes to the stream."""
+
+    code = "stream_owned"
+
+
+class StreamGap(StreamError):  # noqa: N818
+    """A piece begins after the place up to which the stream is known."""
+
+    code = "stream_gap"
+
+
+class ModelChanged(StreamError):  # noqa: N818
+    """The stream was made with another model: its memory means nothing to this one."""
+
+    code = "model_changed"
+
+
+class ServiceMoves(StreamError):  # noqa: N818
+    """The service is going down; the stream goes on elsewhere."""
+
+    code = "service_moves"
+
+
+def check_id(id: str) -> str:
+    """Raises ValueError for an id that no stream can have."""
+    if not ID.fullmatch(id):
+        raise ValueError("a stream's id has 1 to 128 characters: letters, digits, '.', '_', '-' and ':'")
+    return id
+
+
+def process() -> str:
+    """This process's name among all: machine, boot, number and start."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()}/{boot.read_text().strip()[:8] if boot.exists() else '-'}/{os.getpid()}/{_start_of(os.getpid())}"
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks; None if there is none, or none can be seen."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes to a stream."""
+
+    client: str
+    """Its token, or one made for this connection."""
+    process: str
+
+    def __str__(self) -> str:
+        return f"{self.client}@{self.process}"
+
+    @classmethod
+    def parse(cls, owner: str) -> "Writer":
+        client, _, process = owner.rpartition("@")
+        return cls(client, process)
+
+    def alive(self, lease_until: float | None, now: float) -> bool:
+        """Whether it may still write: its lease runs and, as far as that can be seen from this machine, its process is there."""
+        ours, theirs = process().split("/"), self.process.split("/")
+        if (
+            len(theirs) == 4
+            and theirs[:2] == ours[:2]
+            and theirs[2].isdigit()
+            and _start_of(int(theirs[2])) != theirs[3]
+        ):
+            return False
+        return lease_until is not None and now < lease_until
+
+
+@dataclass(eq=False)
+class Held:
+    """A stream and the right to write to it."""
+
+    session: Session
+    stream: Stream
+    writer: Writer
+    options: Options
+    evict: Callable[[CrtError], None]
+    """Ends whoever holds it, when the stream is taken over, deleted or the service goes down."""
+    lost: CrtError | None = None
+    """Why it no longer may write."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One save at a time."""
+    saving: asyncio.Future[Session] | None = None
+    """A save whose caller may have gone."""
+
+    @property
+    def id(self) -> str:
+        return self.session.id
+
+    @property
+    def expires(self) -> float | None:
+        return self.session.expires
+
+
+class Streams:
+    """All streams of this service. An async context manager: on leaving, what is held is given up."""
+
+    def __init__(self, store: SessionStore, recognizer: Recognizer, *, patience: float) -> None:
+        """patience is for how many seconds a store that is away is tried again."""
+        self.store, self.recognizer, self._patience = store, recognizer, patience
+        self._process = process()
+        self._held: dict[str, Held] = {}
+        self._rest: dict[str, tuple[float, int, Stream]] = {}
+        self._moving = False
+
+    async def __aenter__(self) -> Self:
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._sweeper.cancel()
+        await asyncio.wait([self._sweeper])
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                for id in await self.store.expire(time.time()):
+                    self._rest.pop(id, None)
+                    log.info("stream %s has expired", id)
+            except StoreUnavailable:
+                pass  # the store has logged it
+            except Exception:
+                log.exception("the sweep for expired sessions failed; it goes on")
+            await asyncio.sleep(SWEEP)
+
+    async def move(self) -> None:
+        """The service goes down: asks all who hold a stream to give it up, and waits a moment until they have."""
+        self._moving = True
+        for held in list(self._held.values()):
+            held.evict(ServiceMoves("the service goes down or moves; come back and go on"))
+        until = time.monotonic() + MOVING
+        while self._held and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+    @property
+    def held(self) -> int:
+        """Streams that are written to."""
+        return len(self._held)
+
+    # Making and finding
+
+    def fresh(self, id: str, options: Options, state: StreamState | None = None) -> Session:
+        """A session that is not stored yet."""
+        now = time.time()
+        state = state or StreamState(memory_M=self.recognizer.initial_memory())
+        return Session(
+            id=check_id(id), version=0, state=states.to_bytes(state), model=self.recognizer.model.digest, segment=state.segments,
+            options=options.model_dump(mode="json"), created=now, touched=now, expires=_expiry(options, now, now),
+        )  # fmt: skip
+
+    def state_of(self, session: Session) -> StreamState:
+        """Raises ModelChanged, BadState."""
+        ours = self.recognizer.model.digest
+        if session.model != ours:
+            raise ModelChanged(
+                f"stream {session.id!r} was made with the model {session.model}; this service has {ours}. "
+                "Serve that model, or begin a new stream."
+            )
+        return states.from_bytes(
+            session.state, memory=self.recognizer.model.memory, classes=len(self.recognizer.labels)
+        )
+
+    def stream_of(self, session: Session) -> tuple[Stream, Options]:
+        """Raises ModelChanged, BadState."""
+        options = Options.model_validate(dict(session.options))
+        recognizer = self.recognizer
+        events = EventOptions(hold=options.hold, least=options.least, shortest=options.shortest)
+        stream = Stream(
+            recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background, self.state_of(session), events=events
+        )  # fmt: skip
+        return stream, options
+
+    async def hold(
+        self,
+        id: str,
+        client: str | None,
+        evict: Callable[[CrtError], None],
+        *,
+        takeover: bool = False,
+        make: Options | None = None,
+    ) -> Held:
+        """The stream, to write to; made with the options `make` if there is none.
+
+        Raises StreamOwned, ModelChanged, ServiceMoves, SessionUnknown, SessionExpired, StoreUnavailable.
+        """
+        writer = Writer(client or secrets.token_hex(8), self._process)
+        for _ in range(20):
+            if self._moving:
+                raise ServiceMoves("the service goes down or moves; come back and go on")
+            now = time.time()
+            try:
+                session = await self.store.load(id)
+            except SessionUnknown:
+                if make is None:
+                    raise
+                session = replace(self.fresh(id, make), owner=str(writer), owner_since=now, lease_until=now + LEASE)
+                try:
+                    await self.store.create(session)
+                except SessionExists:
+                    continue
+            else:
+                self.state_of(session)
+                if session.owner is not None and not takeover:
+                    other = Writer.parse(session.owner)
+                    if other.process == self._process:
+                        alive = id in self._held and str(self._held[id].writer) == session.owner
+                    else:
+                        alive = other.alive(session.lease_until, now)
+                    if alive and other.client != client:
+                        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.owner_since or now))
+                        raise StreamOwned(
+                            f"another client writes to stream {id!r} since {since}; wait for it, or take over with takeover=true"
+                        )
+                claimed = replace(session, owner=str(writer), owner_since=now, lease_until=now + LEASE)
+                try:
+                    session = await self.store.save(claimed, expected=session.version, keep=_keep(session))
+                except VersionConflict:
+                    await asyncio.sleep(0.01)
+                    continue
+            if (before := self._held.pop(id, None)) is not None:
+                self._lose(before, StreamOwned(f"another client has taken over stream {id!r}"))
+            stream, options = self.stream_of(session)
+            if (kept := self._rest.pop(id, None)) is not None and kept[:2] == (session.created, session.version - 1):
+                stream = kept[2]
+            held = Held(session, stream, writer, options, evict)
+            self._held[id] = held
+            return held
+        raise StreamOwned(f"many clients want to write to stream {id!r} at the same time; try again")
+
+    def _lose(self, held: Held, why: CrtError) -> None:
+        if held.lost is None:
+            held.lost = why
+            held.evict(why)
+
+    # Writing
+
+    async def commit(
+        self,
+        held: Held,
+        *,
+        frames: bool = True,
+        checkpoints: Mapping[int, bytes] | None = None,
+        answer: Answer | None = None,
+        options: Options | None = None,
+        release: bool = False,
+    ) -> None:
+        """Makes the stream's state durable. `frames` says that there were some, which keeps it from expiring.
+
+        Raises StoreUnavailable when the store stays away for too long; StreamOwned, SessionUnknown or SessionExpired when the
+        stream is no longer the holder's.
+        """
+        async with held.lock:
+            if held.saving is not None:
+                await asyncio.wait([held.saving])
+            if held.lost is not None:
+                raise held.lost
+            if options is not None:
+                held.options = options
+            now = time.time()
+            state = held.stream.state()
+            touched = now if frames else held.session.touched
+            session = replace(
+                held.session, state=states.to_bytes(state), segment=state.segments, touched=touched,
+                options=held.options.model_dump(mode="json"), expires=_expiry(held.options, held.session.created, touched),
+                owner=None if release else str(held.writer), owner_since=None if release else held.session.owner_since,
+                lease_until=None if release else now + LEASE,
+            )  # fmt: skip
+            if checkpoints is None and state.segments > held.session.segment:
+                checkpoints = {state.segments: session.state}
+            # Whoever waits may be cancelled; whether it was written must be known nevertheless.
+            held.saving = asyncio.ensure_future(self._save(held, session, checkpoints or {}, answer))
+            held.saving.add_done_callback(lambda done: self._saved(held, done))
+            await asyncio.shield(held.saving)
+
+    @staticmethod
+    def _saved(held: Held, done: asyncio.Future[Session]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            held.session = done.result()
+
+    async def renew(self, held: Held) -> None:
+        """Says that the writer lives; nothing else changes."""
+        await self.commit(held, frames=False)
+
+    async def release(self, held: Held, *, keep: bool = False) -> None:
+        """Gives the stream back. With `keep`, what is in its unfinished segment waits here for the next piece."""
+        if self._held.get(held.id) is held:
+            del self._held[held.id]
+        if held.lost is not None:
+            return
+        try:
+            await self.commit(held, frames=False, release=True)
+        except CrtError as error:
+            log.info("stream %s could not be given back: %s", held.id, error)
+            return
+        held.lost = StreamOwned("the stream was given back")
+        if keep:
+            self._rest.pop(held.id, None)
+            self._rest[held.id] = held.session.created, held.session.version, held.stream
+            while len(self._rest) > 64:
+                self._rest.pop(next(iter(self._rest)))
+
+    async def _save(
+        self, held: Held, session: Session, checkpoints: Mapping[int, bytes], answer: Answer | None
+    ) -> Session:
+        expected, again = held.session.version, False
+
+        async def once() -> Session:
+            nonlocal again
+            own, earlier = (
+                checkpoints.get(session.segment),
+                {n: c for n, c in checkpoints.items() if n < session.segment},
+            )
+            try:
+                return await self.store.save(
+                    session,
+                    expected=expected,
+                    checkpoint=own,
+                    keep=held.options.checkpoints,
+                    earlier=earlier,
+                    answer=answer,
+                )
+            except VersionConflict as conflict:
+                if again and conflict.found == expected + 1:
+                    # Was it we, before the store went away?
+                    there = await self.store.load(session.id)
+                    if (there.owner, there.touched, there.state) == (session.owner, session.touched, session.state):
+                        return there
+                raise
+            except StoreUnavailable:
+                again = True
+                raise
+
+        try:
+            return await self.patiently(once)
+        except VersionConflict as conflict:
+            gone = SessionUnknown(held.id) if conflict.found is None else None
+            why = gone or StreamOwned(f"another client has taken over stream {held.id!r}")
+            held.lost = held.lost or why
+            raise why from conflict
+
+    async def patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Does the work, again and again while the store is away. Raises StoreUnavailable when it stays away."""
+        until, pause = time.monotonic() + self._patience, 0.05
+        while True:
+            try:
+                return await work()
+            except StoreUnavailable:
+                if time.monotonic() + pause > until:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    async def delete(self, id: str) -> None:
+        """Forgets all of it. Raises SessionUnknown."""
+        self._rest.pop(id, None)
+        there = await self.store.delete(id)
+        if (held := self._held.pop(id, None)) is not None:
+            self._lose(held, SessionUnknown(id))
+        if not there:
+            raise SessionUnknown(id)
+
+
+def _expiry(options: Options, created: float, touched: float) -> float:
+    ends = [touched + options.idle_seconds]
+    if options.lifetime_seconds is not None:
+        ends.append(created + options.lifetime_seconds)
+    return min(ends)
+
+
+def _keep(session: Session) -> int:
+    return Options.model_validate(dict(session.options)).checkpoints
+
+
+def health(state: StreamState) -> dict[str, Any]:
+    """How the memory is: its length, how many of its numbers are at their limits, whether it changes at all."""
+    memory_M = state.memory_M
+    return {
+        "norm": round(float((memory_M**2).sum() ** 0.5), 6),
+        "saturated": round(float((abs(memory_M) > 0.99).mean()), 6),
+        "bytes": memory_M.nbytes,
+    }

@@ -1,0 +1,111 @@
+"""A stream's state as bytes: exact, small, and refused when it is anything else."""
+
+import contextlib
+import random
+
+import numpy as np
+import pytest
+
+from pipelines import state as states
+from pipelines.state import BadState
+from pipelines.streaming import StreamState
+from tests.pipelines.test_streaming import LABELS, feed, frames, fresh, told
+
+MEMORY, CLASSES = 2, len(LABELS)
+
+
+def read(data):
+    return states.from_bytes(data, memory=MEMORY, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def busy():
+    """A state in the middle of things: an event goes on."""
+    stream = fresh()
+    feed(stream, frames(np.arange(0, 9.7, 1 / 25)), finish=False)
+    state = stream.state()
+    assert state.run is not None
+    assert state.recent
+    assert any(step.events for step in state.recent)
+    return state
+
+
+def test_what_is_read_is_what_was_written_to_the_bit(busy):
+    """Written again it is the same bytes."""
+    data = states.to_bytes(busy)
+    again = read(data)
+    assert states.to_bytes(again) == data
+    assert again.memory_M.tobytes() == busy.memory_M.tobytes()
+    assert again.totals_C.tobytes() == busy.totals_C.tobytes()
+    assert (again.sampler, again.run, again.frame, again.missing) == (busy.sampler, busy.run, busy.frame, busy.missing)
+    assert [step.events for step in again.recent] == [step.events for step in busy.recent]
+
+
+def test_a_stream_goes_on_from_bytes_as_from_the_state(busy):
+    """The same results, numbers and events."""
+    rest = [f for f in frames(np.arange(0, 20, 1 / 25)) if f.time > busy.sampler.last]
+    assert told(feed(fresh(read(states.to_bytes(busy))), rest)) == told(feed(fresh(busy), rest))
+
+
+def test_a_state_is_small_and_does_not_grow():
+    """2 KB of memory and 400 labels fit; an hour takes as much as a minute but for digits."""
+    sizes = []
+    for seconds in (60, 3600):
+        stream = fresh()
+        feed(stream, frames(np.arange(0, seconds, 1 / 8)), finish=False)
+        sizes.append(len(states.to_bytes(stream.state())))
+    assert sizes[1] - sizes[0] < 64
+    large = StreamState(memory_M=np.zeros(512, np.float32), totals_C=np.zeros(400))
+    assert len(states.to_bytes(large)) < 6000
+
+
+def test_a_state_that_was_cut_or_changed_is_refused(busy):
+    """Whatever is wrong, it is BadState, never a state that is something else, and never another error."""
+    data = states.to_bytes(busy)
+    for length in range(len(data)):
+        with pytest.raises(BadState):
+            read(data[:length])
+    with pytest.raises(BadState, match="goes on"):
+        read(data + b"x")
+    rng = random.Random(0)
+    for _ in range(3000):
+        changed = bytearray(data)
+        for _ in range(rng.randrange(1, 5)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        with contextlib.suppress(BadState):
+            read(bytes(changed))
+
+
+def test_the_state_of_a_model_of_another_shape_is_refused(busy):
+    """By its numbers."""
+    with pytest.raises(BadState, match="2 numbers of memory and 3 labels; this one has 4 and 3"):
+        states.from_bytes(states.to_bytes(busy), memory=4, classes=3)
+    with pytest.raises(BadState, match="this one has 2 and 5"):
+        states.from_bytes(states.to_bytes(busy), memory=2, classes=5)
+
+
+def test_numbers_that_are_left_out_count_in_the_segment_that_was_filling():
+    """And a stream that goes on counts them just so."""
+    some = frames(np.arange(0, 8, 1 / 25))
+
+    def run(stream, numbered):
+        steps = []
+        for number, frame in numbered:
+            if ticks := stream.take(frame.time, number):
+                for clip in stream.push(frame, ticks):
+                    segment = stream.add(clip, np.zeros(1, np.float32))
+                    if segment is not None:
+                        scores = np.array([0.2, 0.5, 0.3], np.float32)
+                        steps.append(stream.advance(segment, scores, np.stack([scores] * 3), segment.memory_M))
+        return [step.result.missing for step in steps]
+
+    numbered = [(i, f) for i, f in enumerate(some) if not 50 <= i < 57 and i != 120]
+    whole = run(fresh(), numbered)
+    assert sum(whole) == 8
+    assert whole[1] == 7
+    for cut in range(20, 190, 13):
+        first = fresh()
+        before = run(first, numbered[:cut])
+        state = read(states.to_bytes(first.state()))
+        after = run(fresh(state), [(i, f) for i, f in numbered if i >= state.frame])
+        assert before + after == whole, cut
