@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from app.protocol import Options
 from app.sessions.base import (
@@ -41,6 +42,8 @@ RENEW = 3.0
 """Seconds between a writer's words."""
 MOVING = 1.5
 """Seconds that clients have to leave when the service goes down."""
+UNFINISHED = 16
+"""Streams whose unfinished segment waits here for the next piece; each may be some 3 MB of pictures."""
 SWEEP = 30.0
 """Seconds between two sweeps for expired sessions."""
 _T = TypeVar("_T")
@@ -162,6 +165,8 @@ class Streams:
         self._held: dict[str, Held] = {}
         self._rest: dict[str, tuple[float, int, Stream]] = {}
         self._moving = False
+        # Of two that want the same stream at the same moment, one waits until it is known who has it.
+        self._claims: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
@@ -243,6 +248,13 @@ class Streams:
 
         Raises StreamOwned, ModelChanged, ServiceMoves, SessionUnknown, SessionExpired, StoreUnavailable.
         """
+        claim = self._claims.setdefault(id, asyncio.Lock())
+        async with claim:
+            return await self._hold(id, client, evict, takeover=takeover, make=make)
+
+    async def _hold(
+        self, id: str, client: str | None, evict: Callable[[CrtError], None], *, takeover: bool, make: Options | None
+    ) -> Held:
         writer = Writer(client or secrets.token_hex(8), self._process)
         for _ in range(20):
             if self._moving:
@@ -356,7 +368,7 @@ class Streams:
         if keep:
             self._rest.pop(held.id, None)
             self._rest[held.id] = held.session.created, held.session.version, held.stream
-            while len(self._rest) > 64:
+            while len(self._rest) > UNFINISHED:
                 self._rest.pop(next(iter(self._rest)))
 
     async def _save(
