@@ -83,6 +83,8 @@ class Ready(_Message):
     model: ModelName
     resume_from: int
     """Number of the frame to go on from."""
+    position: float | None
+    """Seconds of capture time: all before is durable; null at the beginning."""
     segment: int
     """Index of the next segment."""
     rate: float

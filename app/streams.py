@@ -210,7 +210,7 @@ class Streams:
         state = state or StreamState(memory_M=self.recognizer.initial_memory())
         return Session(
             id=check_id(id), version=0, state=states.to_bytes(state), model=self.recognizer.model.digest, segment=state.segments,
-            options=options.model_dump(mode="json"), created=now, touched=now, expires=_expiry(options, now, now),
+            options=options.model_dump(mode="json", exclude_defaults=True), created=now, touched=now, expires=_expiry(options, now, now),
         )  # fmt: skip
 
     def state_of(self, session: Session) -> StreamState:
@@ -333,7 +333,7 @@ class Streams:
             touched = now if frames else held.session.touched
             session = replace(
                 held.session, state=states.to_bytes(state), segment=state.segments, touched=touched,
-                options=held.options.model_dump(mode="json"), expires=_expiry(held.options, held.session.created, touched),
+                options=held.options.model_dump(mode="json", exclude_defaults=True), expires=_expiry(held.options, held.session.created, touched),
                 owner=None if release else str(held.writer), owner_since=None if release else held.session.owner_since,
                 lease_until=None if release else now + LEASE,
             )  # fmt: skip

@@ -1,9 +1,9 @@
-"""One commit of a session (3 KB, with its checkpoint in a ring of 1,000) in each store, against the bare store.
+"""One commit of a session (3.6 KB, with its checkpoint in a ring of 1,000) in each store, against the bare store; the size of 10,000.
 
 Wall clock of one save after the other, all stores in turns, so that a slow moment of the machine meets all of them. The peer of
 sqlite is one UPDATE of as many bytes in a transaction with the same synchronous, by sqlite3 in this thread; that of redis one SET
 by redis-py. `full` and redis wait for the disk at each commit, so their figures are the disk's. Redis is a server of the benchmark's own,
-with appendfsync always, over loopback; without redis-server its rows are left out.
+with appendfsync always, over loopback; without redis-server its rows are left out. A state of the bundled model has 3.6 KB.
 """
 
 import asyncio
@@ -28,9 +28,11 @@ from app.sessions import open_store
 from app.sessions.base import Session, SessionStore
 from benchmarks.harness import Row, note
 
-STATES = itertools.cycle([os.urandom(3072) for _ in range(16)])
+STATES = itertools.cycle([os.urandom(3600) for _ in range(16)])
 """Never the same twice in a row: SQLite does not write what is there already."""
 RING = 1000
+IDLE = 10_000
+"""Sessions whose size in the store is measured."""
 
 
 class RedisServer:
@@ -116,8 +118,9 @@ async def _measure(folder: Path, redis: RedisServer | None, commits: int) -> lis
             works[name] = await _committing(store)
             for _ in range(RING):  # a full ring drops its oldest checkpoint at each commit
                 await works[name]()
+        idle = [await _idle(name, url) for name, url in urls.items() if name in ("sqlite full", "redis")]
         times = await _timed(works | {f"bare {name}": peer for name, peer in peers.items()}, commits)
-    return [row for name in works for row in _rows(name, times[name], times.get(f"bare {name}"))]
+    return [row for name in works for row in _rows(name, times[name], times.get(f"bare {name}"))] + idle
 
 
 def _rows(name: str, ours: list[float], bare: list[float] | None) -> Iterable[Row]:
@@ -130,6 +133,24 @@ def _rows(name: str, ours: list[float], bare: list[float] | None) -> Iterable[Ro
             peer=peer,
             ratio=None if bare is None else of(ours) / of(bare),
         )
+
+
+async def _idle(name: str, url: str) -> Row:
+    """The store's growth by IDLE sessions, a store of its own for sqlite."""
+    if name.startswith("sqlite"):
+        url = url.replace("full.db", "idle.db?synchronous=normal")
+    now = time.time()
+    async with open_store(url) as store:
+        before = await store.size()
+        for i in range(IDLE):
+            session = Session(
+                f"camera-{i:05d}", 0, next(STATES), f"sha256:{'0' * 64}", i, {"top_k": 5}, now, now, now + 86400
+            )
+            await store.create(session)
+        grown = await store.size() - before
+        for i in range(IDLE if name == "redis" else 0):
+            await store.delete(f"camera-{i:05d}")
+    return Row(metric=f"{name.split()[0]}, {IDLE:,} idle sessions", value=grown / 2**20, unit="MiB")
 
 
 async def _committing(store: SessionStore) -> Callable[[], Awaitable[object]]:

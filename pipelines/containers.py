@@ -4,6 +4,7 @@ A demuxer that guesses may take a text file for a playlist and open what it list
 is none of these containers is refused here, and PyAV is told which demuxer to use instead of guessing.
 """
 
+import io
 import math
 import os
 import struct
@@ -200,6 +201,25 @@ def is_fragmented(file: BinaryIO) -> bool:
         return any(_boxes(file, *moov, b"mvex") for moov in _boxes(file, 0, _size(file), b"moov"))
     except struct.error:
         return False
+
+
+def moved(moof: bytes, by: int) -> bytes:
+    """An MP4 fragment's header (moof) that lies `by` bytes nearer to the file's beginning than it did: where it says how
+    far from there its data lie (ISO 14496-12, 8.8.7), it says so anew. Unchanged when the boxes are too odd to tell.
+    """
+    changed = bytearray(moof)
+    file = io.BytesIO(moof)
+    try:
+        for box in _boxes(file, 0, len(moof), b"moof"):
+            for traf in _boxes(file, *box, b"traf"):
+                for start, _ in _boxes(file, *traf, b"tfhd"):
+                    (flags,) = struct.unpack_from(">I", moof, start)
+                    if flags & 1:
+                        (base,) = struct.unpack_from(">Q", moof, start + 8)
+                        struct.pack_into(">Q", changed, start + 8, max(0, base - by))
+    except struct.error:
+        return moof
+    return bytes(changed)
 
 
 def rotation(file: BinaryIO) -> int:

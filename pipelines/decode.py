@@ -15,23 +15,19 @@ A file may be the next piece of a stream: then its times are those of the stream
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from models.spec import ClipSpec
 from pipelines import containers
 from pipelines.errors import UnreadableVideo
 from pipelines.frames import Frame
-from pipelines.messages import Conversation, Ended, Sampled
+from pipelines.messages import Conversation, Ended, Request, Sampled
 from pipelines.sample import SamplerState
 from pipelines.video import Budget, VideoInfo, VideoSummary, VideoWarning
 from pipelines.workers import Worker, workers
-
-FARTHEST = 1e12
-"""Seconds from a stream's start; further out, frames' times could not be told apart."""
 
 
 def open_video(
@@ -58,22 +54,14 @@ def open_video(
     Raises VideoError, see errors.py, for what cannot be decoded at all, DecoderUnavailable where no worker can be
     started, and ValueError for an offset that is no number of seconds up to FARTHEST.
     """
-    if not abs(offset) <= FARTHEST:
-        raise ValueError(f"offset must be a number of seconds, at most {FARTHEST:g}, got {offset!r}")
-    budget = budget or Budget()
-    request: dict[str, Any] = {
-        "spec": spec.to_dict(),
-        "rate": spec.rate if rate is None else rate,
-        "budget": asdict(budget),
-        "threads": threads,
-        "cpu_seconds": int(budget.seconds * threads) + 2,
-        "offset": offset,
-        "sampler": asdict(sampler or SamplerState()),
-    }
-    conversation = Conversation(spec, rate=request["rate"], budget=budget, offset=offset, sampler=sampler)
+    request = Request(
+        spec=spec, rate=spec.rate if rate is None else rate, budget=budget or Budget(), offset=offset,
+        sampler=sampler or SamplerState(), threads=threads,
+    )  # fmt: skip
+    conversation = Conversation(request)
     with _open(Path(path)) as file:
         containers.sniff(file.read(containers.HEAD))
-        worker = workers.fork(request, file.fileno(), budget.seconds)
+        worker = workers.fork(request, file.fileno())
     try:
         if started is not None:
             started(worker.kill)

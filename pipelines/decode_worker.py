@@ -4,12 +4,13 @@ The parent of workers loads numpy, OpenCV, decord and PyAV once and then forks a
 milliseconds; it reads no video itself. It is a program of its own with an environment of its own, so neither the
 service's secrets nor its modules are in it: it imports neither torch nor app.
 
-Covered: wall clock (whoever asked hangs up, and the worker is killed), processor time, memory, frames, seconds and
+Covered: wall clock (whoever asked hangs up, and the worker is killed), processor time (of a file), memory, frames, seconds and
 pixels of video, open files; what a worker may reach is in sandbox.py. A worker that crashes takes nothing with it.
 Not covered: a bug in the kernel; many videos at once, each within its budget: the caller counts those.
 
-Requests come on standard input, a socket: one JSON message with three descriptors: the video (read only), a pipe for
-what is found, a socket for what becomes of the worker. On the pipe go messages of one letter, a length and a body:
+Requests come on standard input, a socket: one JSON message with three descriptors: the video (a file that is open for
+reading, or, when it comes live, what it comes through), a pipe for what is found, a socket for what becomes of the worker.
+On the pipe go messages of one letter, a length and a body:
 
     I  JSON: {"info": VideoInfo, "unconfined": [what the sandbox could not do]}
     F  time (float64, with the offset), ticks (uint32), index in the video (uint64), pixels (uint8[H, W, 3], at the
@@ -20,6 +21,7 @@ what is found, a socket for what becomes of the worker. On the pipe go messages 
 On the socket the exit status (int32) comes when the worker has ended. When the other side hangs up, it is killed.
 """
 
+import contextlib
 import fcntl
 import gc
 import importlib
@@ -32,7 +34,9 @@ import socket
 import struct
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -43,8 +47,9 @@ import numpy as np
 from models.spec import ClipSpec
 from pipelines import sandbox
 from pipelines.errors import VideoError
+from pipelines.live_input import open_input
 from pipelines.readers import quiet
-from pipelines.reading import Sample, read_video
+from pipelines.reading import Reading, Sample, read_live, read_video
 from pipelines.sample import SamplerState, fit
 from pipelines.video import Budget
 
@@ -141,12 +146,20 @@ def _work(request: dict[str, Any], video_fd: int, pipe_fd: int, status_fd: int) 
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     said_fd = _low_descriptors(video_fd, pipe_fd)
-    budget = Budget(**request["budget"])
+    live = bool(request["live"])
     output = _Output(1)
     try:
-        unconfined = sandbox.confine(0, memory=budget.memory, cpu_seconds=request["cpu_seconds"])
-        with open(0, "rb", buffering=0) as video:
-            _decode(request, budget, video, said_fd, output, unconfined)
+        unconfined = sandbox.confine(
+            None if live else 0, memory=request["budget"]["memory"], cpu_seconds=request["cpu_seconds"]
+        )
+        with contextlib.ExitStack() as stack:
+            read: Callable[..., Reading]
+            if live:
+                source, container = open_input(0)
+                read = partial(read_live, source, container)
+            else:
+                read = partial(read_video, stack.enter_context(open(0, "rb", buffering=0)))
+            _decode(request, read, said_fd, output, unconfined)
     except VideoError as error:
         output.json(b"E", {"code": error.code, "message": str(error)})
     except MemoryError:
@@ -175,12 +188,12 @@ def _above(fd: int) -> int:
 
 
 def _decode(
-    request: dict[str, Any], budget: Budget, video: Any, said_fd: int, output: "_Output", unconfined: list[str]
+    request: dict[str, Any], read: Callable[..., Reading], said_fd: int, output: "_Output", unconfined: list[str]
 ) -> None:
     spec = ClipSpec.from_dict(request["spec"])
-    reading = read_video(
-        video, rate=request["rate"], budget=budget, offset=request["offset"], sampler=SamplerState(**request["sampler"]),
-        threads=request["threads"], said_fd=said_fd,
+    reading = read(
+        rate=request["rate"], budget=Budget(**request["budget"]), offset=request["offset"],
+        sampler=SamplerState(**request["sampler"]), threads=request["threads"], said_fd=said_fd,
     )  # fmt: skip
     output.json(b"I", {"info": asdict(reading.info), "unconfined": unconfined})
     for sample in reading:

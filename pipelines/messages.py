@@ -10,8 +10,8 @@ are described in decode_worker.py.
 import logging
 import math
 import struct
-from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -51,6 +51,39 @@ class _Error(_Message):
     message: str
 
 
+FARTHEST = 1e12
+"""Seconds from a stream's start; further out, frames' times could not be told apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of a worker. Raises ValueError for an offset that is no number of seconds up to FARTHEST."""
+
+    spec: ClipSpec
+    rate: float
+    """Ticks a second."""
+    budget: Budget
+    offset: float = 0.0
+    """Where in the stream the first frame lies, in seconds."""
+    sampler: SamplerState = field(default_factory=SamplerState)
+    """Where sampling stands."""
+    threads: int = 1
+    """For a decoder."""
+    live: bool = False
+    """Whether the video is still coming. Then processor time is not limited: it adds up over days, and says nothing."""
+
+    def __post_init__(self) -> None:
+        if not abs(self.offset) <= FARTHEST:
+            raise ValueError(f"offset must be a number of seconds, at most {FARTHEST:g}, got {self.offset!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {
+            "spec": self.spec.to_dict(),
+            "cpu_seconds": None if self.live else int(self.budget.seconds * self.threads) + 2,
+        }
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
     """A frame that fills at least one tick."""
@@ -74,16 +107,13 @@ class Ended:
 class Conversation:
     """One worker's words, from VideoInfo to Ended. What comes after a message that was refused must not be asked for."""
 
-    def __init__(
-        self, spec: ClipSpec, *, rate: float, budget: Budget, offset: float = 0.0, sampler: SamplerState | None = None
-    ) -> None:
-        """All as it was asked of the worker."""
-        self._shape = (spec.height, spec.width, 3)
-        self._budget, self._offset = budget, offset
+    def __init__(self, request: Request) -> None:
+        self._shape = (request.spec.height, request.spec.width, 3)
+        self._budget, self._offset = request.budget, request.offset
         # Of a gap it knows no more than that one tick is filled: it has not seen the frames between the sampled ones.
-        self._sampler = Sampler(rate, max_gap=math.inf, state=sampler)
+        self._sampler = Sampler(request.rate, max_gap=math.inf, state=request.sampler)
         # A longer silence is not bridged, so no frame can fill more.
-        self._most_ticks = math.ceil((MAX_GAP + EPSILON) * rate) + 1
+        self._most_ticks = math.ceil((MAX_GAP + EPSILON) * request.rate) + 1
         self._index = -1
         self._sampled = 0
         self._begun = False

@@ -85,6 +85,8 @@ class PyavReader:
 
     name = "pyav"
     _THREADS = "AUTO"
+    _OPTIONS: ClassVar = {"protocol_whitelist": "file"}
+    """For the demuxer: only this file may be opened."""
 
     def __init__(self, source: str | LiveInput, container: Container, *, threads: int, max_pixels: int) -> None:
         """source is a path. Raises CorruptVideo, NoVideoStream, UnsupportedVideo, DecodeMemory or VideoTooLarge."""
@@ -110,9 +112,6 @@ class PyavReader:
         codec.thread_type = self._THREADS
         self._check_size(codec.width, codec.height)
 
-    _OPTIONS: ClassVar = {"protocol_whitelist": "file"}
-    """For the demuxer: only this file may be opened."""
-
     def _open(self) -> av.container.InputContainer:
         try:
             # The demuxer is named, so that nothing is guessed.
@@ -131,17 +130,20 @@ class PyavReader:
         """
         stream, codec = self._stream, self._stream.codec_context
         width, height = (codec.height, codec.width) if rotation in (90, 270) else (codec.width, codec.height)
-        rate = stream.average_rate or stream.guessed_rate
         return VideoInfo(
             container=container.name,
             codec=codec.codec.canonical_name,
             duration=self._claimed_duration(container, edited),
-            fps=float(rate) if rate else None,
+            fps=self._fps(),
             width=width,
             height=height,
             frames=None if edited else stream.frames or None,
             rotation=rotation,
         )
+
+    def _fps(self) -> float | None:
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return float(rate) if rate else None
 
     def _claimed_duration(self, container: Container, edited: bool) -> float | None:
         """None where it would be an estimate from bytes or from the last time that was found, not a claim."""
@@ -157,8 +159,7 @@ class PyavReader:
 
     def pictures(self) -> Iterator[Picture]:
         """In order of presentation, from the first that can be decoded to the last."""
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        usual = 1 / float(rate) if rate else 1 / 25
+        usual = 1 / (self._fps() or 25.0)
         shift: float | None = None
         latest = -usual
         early = 0
@@ -260,30 +261,39 @@ class LiveReader(PyavReader):
         """Without what a video that goes on cannot claim."""
         return replace(super().info(container, rotation=rotation, edited=edited), duration=None, frames=None)
 
+    def _fps(self) -> float | None:
+        # Where no header tells, it would take frames to find out; without them, FFmpeg says what its clock can tell apart.
+        fps = super()._fps()
+        return fps if fps is not None and fps < 1000 else None
+
     def _open(self) -> av.container.InputContainer:
         try:
             return super()._open()
-        except CorruptVideo:
-            self._live.renew()  # raises why, if it is known better
-            raise
+        except CorruptVideo as error:
+            raise self._live.error or error from None
 
     def _packets(self) -> Iterator[av.Packet]:
         while True:
+            end = None
             for packet in self._input.demux(self._stream):
                 if packet.size:
                     yield packet
+                else:
+                    end = packet  # which tells the decoder, too, that there is no more
             if not self._live.renew():
                 break
+            index = self._stream.index
             self._input.close()
             self._input = self._open()
-            self._stream = self._input.streams[self._stream.index]
-        yield from self._input.demux(self._stream)  # at the end: only the word that there is no more
+            self._stream = self._input.streams[index]
+        if end is not None:
+            yield end
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         for frame in super()._frames():
-            self._live.shown = True
+            self._live.decoded()
             yield frame
-        self._live.renew()
+        self._live.check_ended()
 
 
 def _upright(frame: av.VideoFrame) -> Pixels:

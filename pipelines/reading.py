@@ -1,8 +1,10 @@
-"""One video from first frame to last: which reader reads it, what is sampled, what it costs, what is missing.
+"""One video, a file or live, from first frame to last: which reader reads it, what is sampled, what it costs, what is
+missing.
 
 Runs in the worker; see decode_worker.py. Knows nothing of processes.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -10,10 +12,13 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from pipelines import containers
+from pipelines.containers import Container
 from pipelines.errors import CorruptVideo, DecodeMemory, TooManyFrames, VideoError, VideoTooLong
 from pipelines.frames import Pixels
+from pipelines.live_input import LiveInput
 from pipelines.readers import (
     DecordReader,
+    LiveReader,
     Picture,
     PyavReader,
     Reader,
@@ -54,7 +59,7 @@ def read_video(
     sampler: SamplerState | None = None,
     threads: int = 1,
     said_fd: int | None = None,
-) -> "Reading":
+) -> "FileReading":
     """Opens a video; what it gives is sampled at `rate` ticks a second.
 
     Of a stream's next piece, the first frame lies at `offset` seconds, and sampling goes on from `sampler`.
@@ -62,48 +67,51 @@ def read_video(
     """
     video.seek(0)
     container = containers.sniff(video.read(containers.HEAD))
-    return Reading(video, container, Sampler(rate, state=sampler), offset, budget, threads, said_fd)
+    return FileReading(video, container, Sampler(rate, state=sampler), offset, budget, threads, said_fd)
+
+
+def read_live(
+    source: LiveInput,
+    container: Container,
+    *,
+    rate: float,
+    budget: Budget,
+    offset: float = 0.0,
+    sampler: SamplerState | None = None,
+    threads: int = 1,
+    said_fd: int | None = None,
+) -> "Reading":
+    """The same for a video that is still coming; waits for its first frame."""
+    reader = LiveReader(source, container, threads=threads, max_pixels=budget.pixels)
+    info = reader.info(container, rotation=source.rotation)
+    reading = Reading(reader, info, Sampler(rate, state=sampler), offset, budget, said_fd)
+    reading.begin()
+    return reading
 
 
 class Reading:
-    """A video that is being read: iterate once over the samples, then ask what was found."""
+    """A video that is being read: begun, then iterated once over the samples, then asked what was found."""
 
     def __init__(
-        self,
-        video: BinaryIO,
-        container: containers.Container,
-        sampler: Sampler,
-        offset: float,
-        budget: Budget,
-        threads: int,
-        said_fd: int | None,
+        self, reader: Reader, info: VideoInfo, sampler: Sampler, offset: float, budget: Budget, said_fd: int | None
     ) -> None:
-        self._video, self._container, self._budget, self._said_fd = video, container, budget, said_fd
-        self._sampler, self._offset = sampler, offset
-        path = path_of(video)
-        is_mp4 = container.name == "mp4"
-        if is_mp4 and not containers.has_index(video):
-            raise CorruptVideo(
-                "This MP4 has no index (moov), as when a recording or a transfer was cut off, so no frame can be found. "
-                "Send the finished file."
-            )
-        rotation = containers.rotation(video) if is_mp4 else 0
-        edited = is_mp4 and containers.edit_list_cuts(video)
-        self._pyav = PyavReader(path, container, threads=threads, max_pixels=budget.pixels)
-        self.info: VideoInfo = self._pyav.info(container, rotation=rotation, edited=edited)
-        self._check_claims()
-        self._reader: Reader = self._pyav
-        if not edited and decord_may_read(video, container, self.info, alone=self._pyav.alone):
-            try:
-                self._reader = DecordReader(path, info=self.info, threads=threads)
-            except ReaderFailed:
-                self._reader = self._pyav
+        self.info = info
+        self._reader, self._sampler, self._offset, self._budget, self._said_fd = (
+            reader,
+            sampler,
+            offset,
+            budget,
+            said_fd,
+        )
         self._frames = self._sampled = self._skipped = self._early = 0
         self._index = -1
         self._last: Picture | None = None
         self._size: tuple[int, int] | None = None
         self._said = b""
         self._samples = self._sample()
+
+    def begin(self) -> None:
+        """Decodes the first frame. Raises VideoError when there is none."""
         self._first = next(self._samples, None)
         if self._size is None:
             raise self._no_frame()
@@ -119,16 +127,8 @@ class Reading:
                 yield sample
 
     def _sample(self) -> Iterator[Sample | None]:
-        """Samples from the chosen reader; if that one fails, from the first frame that it did not give, by PyAV.
-
-        None for a first frame that is not needed: it is rendered all the same, to see whether frames can be had.
-        """
-        try:
-            yield from self._sample_from(self._reader)
-        except ReaderFailed:
-            self._reader.close()
-            self._reader = self._pyav
-            yield from self._sample_from(self._reader)
+        """None for a first frame that is not needed: it is rendered all the same, to see whether frames can be had."""
+        yield from self._sample_from(self._reader)
         self._hear()
 
     def _sample_from(self, reader: Reader) -> Iterator[Sample | None]:
@@ -165,25 +165,12 @@ class Reading:
             if self._frames % 256 == 0:
                 self._hear()
 
-    def _check_claims(self) -> None:
-        info, budget = self.info, self._budget
-        if info.duration is not None and info.duration > budget.duration:
-            raise VideoTooLong(
-                f"The header claims {info.duration:.1f} s of video; at most {budget.duration:g} s are accepted. "
-                "Send a shorter part, or, if it is shorter than that, one whose header is sound."
-            )
-        if info.frames is not None and info.frames > budget.frames:
-            raise TooManyFrames(
-                f"The header claims {info.frames:,} frames; at most {budget.frames:,} are accepted. "
-                "Send a shorter part, or, if it has fewer, one whose header is sound."
-            )
-
     def _no_frame(self) -> VideoError:
         frame = self.info.width * self.info.height * 3 // 2
         if _NO_MEMORY.search(self._said) or 8 * frame > self._budget.memory:  # a few are kept, for others refer to them
             return DecodeMemory("Decoding this video needs more memory than is granted. Send it scaled down.")
         claim = f", though its header claims {self.info.frames} of them" if self.info.frames else ""
-        return CorruptVideo(f"No frame of this {self._container.name} file ({self.info.codec}) can be decoded{claim}.")
+        return CorruptVideo(f"No frame of this {self.info.container} file ({self.info.codec}) can be decoded{claim}.")
 
     def _hear(self) -> None:
         """Takes what the decoders said out of the pipe, so that it never fills; the beginning is kept."""
@@ -224,25 +211,7 @@ class Reading:
     @property
     def warnings(self) -> list[VideoWarning]:
         """What is missing; to be asked for after the last frame."""
-        return [warning for warning in (self._truncated(), self._damaged(), self._jumped()) if warning]
-
-    def _truncated(self) -> VideoWarning | None:
-        found, claimed = self.summary.duration, self.info.duration
-        frames = f" ({self._frames} of {self.info.frames} frames)" if self.info.frames else ""
-        missing = 0.0 if claimed is None else claimed - found
-        if self._reader.misplaced and self._frames + self._reader.misplaced >= (self.info.frames or 0):
-            missing = 0.0  # the claim goes by the wrong times
-        # A container's duration may be that of its sound; only MP4 and AVI tell the video's own.
-        tolerance = 0.25 if self.info.frames else 1.0
-        if missing > max(tolerance, 3 / self.summary.fps):
-            detail = (
-                f"It breaks off: {found:.1f} of {claimed:.1f} s{frames} can be decoded, {missing:.1f} s are missing."
-            )
-            return VideoWarning("video_truncated", detail)
-        if lacking := containers.missing_bytes(self._video, self._container):
-            detail = f"It breaks off after {found:.1f} s: {lacking:,} bytes of the file are missing."
-            return VideoWarning("video_truncated", detail)
-        return None
+        return [warning for warning in (self._damaged(), self._jumped()) if warning]
 
     def _damaged(self) -> VideoWarning | None:
         lacking = (self.info.frames or 0) - self._frames - self._reader.misplaced
@@ -273,3 +242,83 @@ class Reading:
         if self._early:
             details.append(f"{self._early} frames have earlier times than those before them and are left out.")
         return VideoWarning("video_timestamps", " ".join(details)) if details else None
+
+
+class FileReading(Reading):
+    """A file: decord or PyAV, claims that can be checked, and an end that is known."""
+
+    def __init__(
+        self,
+        video: BinaryIO,
+        container: Container,
+        sampler: Sampler,
+        offset: float,
+        budget: Budget,
+        threads: int,
+        said_fd: int | None,
+    ) -> None:
+        """Decodes the first frame. Raises VideoError."""
+        self._video, self._container = video, container
+        path = path_of(video)
+        is_mp4 = container.name == "mp4"
+        if is_mp4 and not containers.has_index(video):
+            raise CorruptVideo(
+                "This MP4 has no index (moov), as when a recording or a transfer was cut off, so no frame can be found. "
+                "Send the finished file."
+            )
+        rotation = containers.rotation(video) if is_mp4 else 0
+        edited = is_mp4 and containers.edit_list_cuts(video)
+        self._pyav = PyavReader(path, container, threads=threads, max_pixels=budget.pixels)
+        info = self._pyav.info(container, rotation=rotation, edited=edited)
+        super().__init__(self._pyav, info, sampler, offset, budget, said_fd)
+        self._check_claims()
+        if not edited and decord_may_read(video, container, info, alone=self._pyav.alone):
+            with contextlib.suppress(ReaderFailed):
+                self._reader = DecordReader(path, info=info, threads=threads)
+        self.begin()
+
+    def _sample(self) -> Iterator[Sample | None]:
+        """From the chosen reader; if that one fails, from the first frame that it did not give, by PyAV."""
+        try:
+            yield from self._sample_from(self._reader)
+        except ReaderFailed:
+            self._reader.close()
+            self._reader = self._pyav
+            yield from self._sample_from(self._reader)
+        self._hear()
+
+    def _check_claims(self) -> None:
+        info, budget = self.info, self._budget
+        if info.duration is not None and info.duration > budget.duration:
+            raise VideoTooLong(
+                f"The header claims {info.duration:.1f} s of video; at most {budget.duration:g} s are accepted. "
+                "Send a shorter part, or, if it is shorter than that, one whose header is sound."
+            )
+        if info.frames is not None and info.frames > budget.frames:
+            raise TooManyFrames(
+                f"The header claims {info.frames:,} frames; at most {budget.frames:,} are accepted. "
+                "Send a shorter part, or, if it has fewer, one whose header is sound."
+            )
+
+    @property
+    def warnings(self) -> list[VideoWarning]:
+        """What is missing; to be asked for after the last frame."""
+        return [warning for warning in (self._truncated(),) if warning] + super().warnings
+
+    def _truncated(self) -> VideoWarning | None:
+        found, claimed = self.summary.duration, self.info.duration
+        frames = f" ({self._frames} of {self.info.frames} frames)" if self.info.frames else ""
+        missing = 0.0 if claimed is None else claimed - found
+        if self._reader.misplaced and self._frames + self._reader.misplaced >= (self.info.frames or 0):
+            missing = 0.0  # the claim goes by the wrong times
+        # A container's duration may be that of its sound; only MP4 and AVI tell the video's own.
+        tolerance = 0.25 if self.info.frames else 1.0
+        if missing > max(tolerance, 3 / self.summary.fps):
+            detail = (
+                f"It breaks off: {found:.1f} of {claimed:.1f} s{frames} can be decoded, {missing:.1f} s are missing."
+            )
+            return VideoWarning("video_truncated", detail)
+        if lacking := containers.missing_bytes(self._video, self._container):
+            detail = f"It breaks off after {found:.1f} s: {lacking:,} bytes of the file are missing."
+            return VideoWarning("video_truncated", detail)
+        return None

@@ -4,7 +4,7 @@ Covered, on Linux, x86-64 and aarch64:
 - system calls: a seccomp filter allows some 60 that reading, memory and threads need; all others fail with EPERM:
   no sockets, no programs, no other processes (signals, tracing, their memory), no new executable memory, no writing
   but to what is open already;
-- files: Landlock allows reading the one video and nothing else; files cannot grow (RLIMIT_FSIZE);
+- files: Landlock allows reading the one video, if it is a file, and nothing else; files cannot grow (RLIMIT_FSIZE);
 - memory, processor time, open files, core dumps: resource limits.
 Not covered: a bug in the kernel; what is in the process's own memory; sizes and times of other files, which stat()
 tells. Elsewhere than on Linux only the resource limits hold. confine() says what could not be had.
@@ -53,9 +53,10 @@ _MACHINES = {
 """AUDIT_ARCH of each, the system calls that are allowed whatever their arguments, and those that are looked into."""
 
 
-def confine(video_fd: int, *, memory: int, cpu_seconds: int, open_files: int = 64) -> list[str]:
+def confine(video_fd: int | None, *, memory: int, cpu_seconds: int | None, open_files: int = 64) -> list[str]:
     """Confines this process for good; to be called while it has one thread. memory is in bytes, on top of what it has.
 
+    Without video_fd no file at all may be opened. Without cpu_seconds processor time stays as it was limited before.
     Returns what could not be had, in words, for a log. Raises OSError or ValueError where even limits are refused.
     """
     limit = _address_space() + memory
@@ -66,6 +67,8 @@ def confine(video_fd: int, *, memory: int, cpu_seconds: int, open_files: int = 6
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, open_files),
     ):
+        if value is None:
+            continue
         _, hard = resource.getrlimit(what)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(what, (value, value))
@@ -74,7 +77,7 @@ def confine(video_fd: int, *, memory: int, cpu_seconds: int, open_files: int = 6
     missing = []
     if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return [f"no system call filter and no file filter: no_new_privs is refused ({_error()})"]
-    for refused in (_allow_one_file(video_fd), _filter_system_calls()):
+    for refused in (_allow_files(video_fd), _filter_system_calls()):
         if refused:
             missing.append(refused)
     return missing
@@ -105,8 +108,8 @@ _READ_FILE = 1 << 2
 _ACCESS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # by version; from 5 on 16
 
 
-def _allow_one_file(fd: int) -> str | None:
-    """Only the open file may be read, by its path under /proc; returns why not, where the kernel cannot."""
+def _allow_files(fd: int | None) -> str | None:
+    """Only the open file may be read, by its path under /proc, if any; returns why not, where the kernel cannot."""
     version = _LIBC.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     if version < 1:
         return f"no file filter: the kernel has no Landlock ({_error()})"
@@ -119,9 +122,10 @@ def _allow_one_file(fd: int) -> str | None:
     if ruleset < 0:
         return f"no file filter: Landlock is refused ({_error()})"
     try:
-        rule = struct.pack("=Qi", _READ_FILE, fd)
-        if _LIBC.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0) != 0:
-            return f"no file filter: Landlock does not know this file ({_error()})"
+        if fd is not None:
+            rule = struct.pack("=Qi", _READ_FILE, fd)
+            if _LIBC.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0) != 0:
+                return f"no file filter: Landlock does not know this file ({_error()})"
         if _LIBC.syscall(_LANDLOCK_RESTRICT, ruleset, 0) != 0:
             return f"no file filter: Landlock is refused ({_error()})"
     finally:

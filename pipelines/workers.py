@@ -14,9 +14,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from pipelines.errors import DecoderDied, DecoderUnavailable, DecodeTimeout
+from pipelines.messages import Request
 
 _ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 120.0
@@ -42,14 +42,24 @@ class Worker:
         ends before.
         """
         while buffer:
-            try:
-                count = os.readv(self._pipe, [buffer])
-            except BlockingIOError:
+            count = self.read_some(buffer)
+            if count is None:
                 self._wait()
-                continue
-            if count == 0:
-                raise self._died()
-            buffer = buffer[count:]
+            elif count == 0:
+                raise self.death()
+            else:
+                buffer = buffer[count:]
+
+    def fileno(self) -> int:
+        """Of the pipe, to wait for what the worker says."""
+        return self._pipe
+
+    def read_some(self, buffer: memoryview) -> int | None:
+        """Puts what the worker has said into the buffer; how many bytes. None when there is nothing yet; 0 at its end."""
+        try:
+            return os.readv(self._pipe, [buffer])
+        except BlockingIOError:
+            return None
 
     def _wait(self) -> None:
         start = time.monotonic()
@@ -59,7 +69,8 @@ class Worker:
             )
         self._left -= time.monotonic() - start
 
-    def _died(self) -> DecoderDied | DecodeTimeout:
+    def death(self) -> DecoderDied | DecodeTimeout:
+        """How a worker that says no more has ended. Waits for that, a few milliseconds."""
         status = self._end(10.0)
         if status is not None and -status == signal.SIGXCPU:
             return DecodeTimeout("Decoding took more processor time than is granted. Send a shorter or smaller video.")
@@ -115,9 +126,9 @@ class WorkerParent:
                     self._socket.close()
                 self._start()
 
-    def fork(self, request: dict[str, Any], video_fd: int, seconds: float) -> Worker:
+    def fork(self, request: Request, video_fd: int) -> Worker:
         """A worker for one video. The video must be open for reading. Raises DecoderUnavailable."""
-        message = json.dumps(request).encode()
+        message = json.dumps(request.to_dict()).encode()
         for attempt in (1, 2):
             self.start()
             with contextlib.ExitStack() as ours_too, contextlib.ExitStack() as theirs_alone:
@@ -143,7 +154,7 @@ class WorkerParent:
                         ) from error
                     continue
                 ours_too.pop_all()
-                return Worker(pipe_read, ours, seconds)
+                return Worker(pipe_read, ours, request.budget.seconds)
         raise AssertionError("unreachable")
 
     def forget(self) -> None:

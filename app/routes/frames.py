@@ -1,11 +1,16 @@
-"""WS /v1/streams/{id}/frames: frames as they are taken, labels as they are known. The protocol is in docs/protocol.md."""
+"""WS /v1/streams/{id}/frames: frames as they are taken, labels as they are known. The protocol is in docs/protocol.md.
+
+Frames come one by one (Connection), or as the parts of one encoded video (VideoConnection).
+"""
 
 import asyncio
 import logging
 import math
 import time
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ConfigDict, Field, ValidationError
@@ -15,7 +20,7 @@ from app import protocol
 from app.batching import Batches
 from app.engine import Engine
 from app.problems import problem_of
-from app.protocol import CLOSE, FRAMES, HEADER, Options
+from app.protocol import CLOSE, FRAMES, HEADER, VIDEO, Options
 from app.schemas import Label, ModelName, Size
 from app.sessions.base import SessionExpired, SessionUnknown
 from app.settings import Settings
@@ -24,6 +29,7 @@ from models.errors import CrtError
 from pipelines.events import EventChange
 from pipelines.frames import Clip, Frame
 from pipelines.label import ranked
+from pipelines.live import LiveVideo, open_live
 from pipelines.pictures import BadPicture, decode_picture
 from pipelines.streaming import Segment, SegmentResult
 
@@ -119,11 +125,12 @@ class _Inbox:
 async def frames(socket: WebSocket, id: str) -> None:
     """Frames in, labels out."""
     offered = socket.scope["subprotocols"]
-    await socket.accept(FRAMES if FRAMES in offered else None)
-    connection = Connection(socket)
+    spoken = next((one for one in offered if one in (FRAMES, VIDEO)), None)
+    await socket.accept(spoken)
+    connection = VideoConnection(socket) if spoken == VIDEO else Connection(socket)
     try:
-        if offered and FRAMES not in offered:
-            raise BadParameter(f"the subprotocols {', '.join(offered)} are unknown; offer {FRAMES}")
+        if offered and spoken is None:
+            raise BadParameter(f"the subprotocols {', '.join(offered)} are unknown; offer {FRAMES} or {VIDEO}")
         try:
             check_id(id)
         except ValueError as error:
@@ -165,11 +172,9 @@ class Connection:
         options = Options.model_validate(query.model_dump(include=set(Options.model_fields)))
         self.held = await self._streams.hold(id, query.client, self._evict, takeover=query.takeover, make=options)
         try:
+            await self._begin(query)
             await self._greet()
-            jobs = [
-                asyncio.create_task(work, name=f"{id}: {name}")
-                for name, work in (("receive", self._receive()), ("work", self._work()), ("renew", self._renew()))
-            ]
+            jobs = [asyncio.create_task(job) for job in self._jobs()]
             try:
                 await asyncio.wait({*jobs, self._evicted}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -178,12 +183,24 @@ class Connection:
                 await asyncio.wait(jobs)
             if self._evicted.done():
                 self._evicted.result()
-            # What the work says is why the others ended, too; a client that has gone is the last reason.
-            for job in (jobs[1], jobs[2], jobs[0]):
+            for job in jobs:
                 if not job.cancelled() and (error := job.exception()) is not None:
                     raise error
         finally:
+            await self._close()
             await self._streams.release(self.held)
+
+    async def _begin(self, query: _Query) -> None:
+        """What is to be done before the client is greeted."""
+        if query.start is not None:
+            raise BadParameter(f"start: frames have times of their own; it is for {VIDEO}")
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on at the same time until one ends. An error of an earlier one is why the others ended, too."""
+        return [self._work(), self._renew(), self._receive()]
+
+    async def _close(self) -> None:
+        """What is to be done at the end."""
 
     def _evict(self, why: CrtError) -> None:
         if not self._evicted.done():
@@ -212,6 +229,7 @@ class Connection:
                 stream=held.id,
                 model=ModelName(name=recognizer.model.name, digest=recognizer.model.digest),
                 resume_from=state.frame,
+                position=state.position,
                 segment=state.segments,
                 rate=spec.rate,
                 frame_size=Size(width=spec.width, height=spec.height),
@@ -321,6 +339,7 @@ class Connection:
             changed = message.model_dump(exclude={"type"}, exclude_none=True)
             self.held.options = self.held.options.model_copy(update=changed)
             return False
+        await self._last_frames()
         for clip in self.held.stream.finish():
             await self._clip(clip, item.arrived)
         if (rest := self.held.stream.rest()) is not None:
@@ -332,6 +351,9 @@ class Connection:
         await self._tell(protocol.Goodbye(reason="end", reconnect=False))
         await self._socket.close(1000)
         return True
+
+    async def _last_frames(self) -> None:
+        """The client has sent its last one: waits until all are in the stream."""
 
     async def _frame(self, item: _Item) -> None:
         assert isinstance(item.data, bytes)
@@ -413,3 +435,48 @@ class Connection:
                 raise SessionExpired(self.held.id)
             if (session.lease_until or 0) - time.time() < 2 * RENEW:
                 await self._streams.renew(self.held)
+
+
+class VideoConnection(Connection):
+    """One client that sends the parts of one encoded video."""
+
+    _live: LiveVideo | None = None
+
+    async def _begin(self, query: _Query) -> None:
+        stream = self.held.stream
+        position = stream.state().position
+        self._start = query.start if query.start is not None else position or 0.0
+        self._first = stream.frame
+        self._arrived = time.monotonic()
+        self._decoded = asyncio.Event()
+        self._live = await open_live(
+            spec=stream.spec, budget=self._settings.budget, offset=self._start, sampler=stream.sampler
+        )
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._decode(), *super()._jobs()]
+
+    async def _close(self) -> None:
+        if self._live is not None:
+            await self._live.close()
+
+    async def _frame(self, item: _Item) -> None:
+        assert self._live is not None
+        assert isinstance(item.data, bytes)
+        self._arrived = item.arrived
+        await self._live.feed(item.data)
+
+    async def _decode(self) -> None:
+        live, stream = self._live, self.held.stream
+        assert live is not None
+        async for frame, ticks in live:
+            for clip in stream.push(frame, ticks, self._first + live.index):
+                await self._clip(clip, self._arrived)
+        stream.skip_to(live.sampler, self._first + live.summary.frames, self._start + live.summary.duration)
+        self._decoded.set()
+        await asyncio.Future()  # the video is over, the stream is when the client says so
+
+    async def _last_frames(self) -> None:
+        assert self._live is not None
+        await self._live.end()
+        await self._decoded.wait()

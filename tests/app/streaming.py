@@ -72,12 +72,20 @@ class Camera:
     """One connection. Sends as credit allows; a thread reads what comes."""
 
     def __init__(
-        self, url: str, id: str, told: Told | None = None, *, fps: float = 12.5, seed: int = 0, **parameters: object
+        self,
+        url: str,
+        id: str,
+        told: Told | None = None,
+        *,
+        fps: float = 12.5,
+        seed: int = 0,
+        subprotocol: str = "crt.v1",
+        **parameters: object,
     ) -> None:
         query = "&".join(f"{name}={value}" for name, value in parameters.items())
         self.told, self.fps, self.seed = told or Told(), fps, seed
         self._opened = connect(
-            f"{url.replace('http', 'ws', 1)}/v1/streams/{id}/frames?{query}", subprotocols=["crt.v1"], max_size=None,
+            f"{url.replace('http', 'ws', 1)}/v1/streams/{id}/frames?{query}", subprotocols=[subprotocol], max_size=None,
             open_timeout=30, ping_interval=None, close_timeout=0.2,
         )  # fmt: skip
         self.socket: ClientConnection = self._opened.__enter__()

@@ -2,11 +2,13 @@
 
 import os
 import random
+import resource
 import signal
 import threading
 import time
 from contextlib import ExitStack
 
+import httpx
 import pytest
 
 from benchmarks.sessions import RedisServer
@@ -98,3 +100,29 @@ def test_a_store_that_goes_away_for_ten_seconds_loses_nothing(model, unbroken, t
         finally:
             service.child.kill()
             service.child.wait()
+
+
+def test_a_full_disk_is_a_clear_error_and_loses_nothing(model, unbroken, tmp_path):
+    """The service may write no more; once it may again, the stream goes on."""
+    service = launch(model, tmp_path, free_port(), CRT_THREADS="1")
+    try:
+        camera = Camera(service.url, "full", client="me")
+        camera.send(0, 40)
+        camera.wait(lambda told: len(told.segments) == 1)
+        limits = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        camera.send(40, 70)
+        camera.wait(lambda told: told.of("error"))
+        assert camera.told.of("error")[0]["code"] == "store_unavailable"
+        answer = httpx.get(f"{service.url}/v1/streams/full")
+        assert answer.json().get("segment", 1) == 1
+        made = httpx.post(f"{service.url}/v1/streams", json={"id": "another"})
+        assert (made.status_code, made.json()["code"]) == (503, "store_unavailable")
+        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, limits)
+        camera.wait(lambda told: len(told.segments) == 2, 40)
+        camera.send(70, FRAMES)
+        told = camera.end()
+        assert told.segments == unbroken[0].segments
+        assert told.events == unbroken[0].events
+    finally:
+        service.child.kill()
+        service.child.wait()

@@ -1,6 +1,7 @@
 """Streams through the real doors of a real service: the same labels whatever happens to connections, processes and machines."""
 
 import contextlib
+import io
 import json
 import random
 import re
@@ -583,3 +584,68 @@ def test_the_door_speaks_only_its_protocol(service, ids):
         connect(f"{service.url.replace('http', 'ws')}/v1/nowhere", subprotocols=["crt.v1"]),
     ):
         pass
+
+
+# Encoded video
+
+
+def encoded_video(kind, first, end, *, fps=FPS):
+    """Frames first..end-1 as one live video in a container that can be read as it comes."""
+    codec, container, options = {
+        "webm": ("libvpx", "webm", {"live": "1"}),
+        "mp4": ("libx264", "mp4", {"movflags": "frag_every_frame+empty_moov+default_base_moof"}),
+        "ts": ("libx264", "mpegts", {}),
+    }[kind]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container, options=options) as file:
+        stream = file.add_stream(codec, rate=25, options={"crf": "10", "b": "2M", "deadline": "realtime", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt, stream.max_b_frames = 160, 120, "yuv420p", 0
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(first, end):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = round((i - first) / fps * 1000), Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["webm", "mp4", "ts"])
+def test_an_encoded_video_in_parts_gives_the_labels_of_the_file(service, client, ids, kind):
+    """What a browser's MediaRecorder sends, fragmented MP4, a transport stream; cut anywhere."""
+    video = encoded_video(kind, 0, FRAMES)
+    answer = client.post("/v1/clips", content=video, headers={"content-type": "video/mp4"}, params={"top_k": 5}).json()
+    camera = Camera(service.url, next(ids), subprotocol="crt.v1.video")
+    rng = random.Random(0)
+    at = 0
+    while at < len(video):
+        size = rng.randrange(1, 20_000)
+        assert camera.send_raw(video[at : at + size])
+        at += size
+    told = camera.end()
+    same(told.segments, answer["segments"])
+    assert [one["reason"] for one in told.of("goodbye")] == ["end"]
+
+
+def test_a_broken_video_stream_goes_on_with_a_new_video(service, ids):
+    """From a time of its own; what is known is ignored."""
+    id = next(ids)
+    camera = Camera(service.url, id, subprotocol="crt.v1.video", client="me")
+    camera.send_raw(encoded_video("webm", 0, 110))
+    camera.wait(lambda told: len(told.segments) >= 4)
+    camera.cut()
+    again = Camera(service.url, id, camera.told, subprotocol="crt.v1.video", client="me", start=75 / FPS)
+    assert again.ready["position"] == 8.0
+    again.send_raw(encoded_video("webm", 75, FRAMES))
+    told = again.end()
+    assert sorted(told.segments) == list(range(8))
+    assert [(s["start"], s["missing"]) for s in told.segments.values()] == [(2.0 * i, 0) for i in range(8)]
+
+
+def test_what_is_no_video_is_refused_on_a_video_stream(service, ids):
+    """With the error's own code; and frames' times are not `start`'s business."""
+    camera = Camera(service.url, next(ids), subprotocol="crt.v1.video")
+    camera.send_raw(b"#EXTM3U\nhttp://127.0.0.1/secret" + bytes(5000))
+    assert camera.join() == 4400
+    assert camera.told.of("error")[0]["code"] in ("video_not_a_video", "video_unsupported")
+    camera = Camera(service.url, next(ids), start=1)
+    assert (camera.join(), camera.told.of("error")[0]["code"]) == (4400, "parameter_bad")

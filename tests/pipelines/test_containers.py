@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines import containers
-from pipelines.errors import EmptyVideo, NotAVideo, NoVideoStream
+from pipelines.errors import EmptyVideo, NotAVideo, NoVideoStream, UnsupportedVideo
 from tests.assets import VIDEOS, cut, make
 
 EXPECTED = {
@@ -106,3 +106,62 @@ def test_an_mp4_cut_anywhere_harms_no_reading_of_its_boxes(named, tmp_path):
             assert containers.rotation(file) in (0, 90)
             containers.edit_list_cuts(file)
             containers.has_index(file)
+
+
+# Live
+
+
+@pytest.mark.parametrize("name", ["recorded.webm", "fragmented.mp4", "fps30.mkv", "stream.ts"])
+def test_a_live_video_is_known_as_soon_as_its_bytes_tell(name, named):
+    """16 bytes are enough, but for a transport stream's; more never change the verdict."""
+    head = named(name).path.read_bytes()[: containers.HEAD]
+    found = [containers.sniff_live(head[:count], whole=False) for count in range(containers.HEAD + 1)]
+    enough = containers.HEAD if name == "stream.ts" else 16
+    assert found == [None] * enough + [containers.sniff(head)] * (containers.HEAD + 1 - enough)
+
+
+@pytest.mark.parametrize("name", ["mpeg4.avi", "raw.h264", "mpeg2.mpg", "moving.gif"])
+def test_what_cannot_be_read_as_it_comes_is_refused(name, named):
+    with pytest.raises(UnsupportedVideo, match="before it is complete") as refused:
+        containers.sniff_live(named(name).path.read_bytes()[: containers.HEAD], whole=False)
+    assert containers.LIVE in str(refused.value)
+
+
+@pytest.mark.parametrize("head", [b"#EXTM3U\n#EXTINF:1,\n", b"\x89PNG\r\n\x1a\n" + bytes(20), bytes(containers.HEAD)])
+def test_what_is_no_live_video_is_told_what_would_be(head):
+    with pytest.raises(NotAVideo) as refused:
+        containers.sniff_live(head, whole=False)
+    assert containers.LIVE in str(refused.value)
+
+
+def test_a_few_bytes_that_tell_nothing_are_refused_only_when_they_are_all():
+    assert containers.sniff_live(b"some words, no video", whole=False) is None
+    with pytest.raises(NotAVideo, match="a text"):
+        containers.sniff_live(b"some words, no video", whole=True)
+    with pytest.raises(EmptyVideo):
+        containers.sniff_live(b"", whole=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "fragmented"), [("fragmented.mp4", True), ("faststart.mp4", False), ("fps24.mp4", False)]
+)
+def test_fragments_are_announced(name, fragmented, named):
+    with named(name).path.open("rb") as file:
+        assert containers.is_fragmented(file) == fragmented
+
+
+def test_a_fragment_that_is_moved_says_anew_where_its_data_lie(named):
+    """Where it counts from the file's beginning; a header of another kind, or a cut one, stays as it is."""
+    data = named("fragmented.mp4").path.read_bytes()
+    at = data.index(b"moof") - 4
+    moof = data[at : at + int.from_bytes(data[at : at + 4])]
+    base = moof.index(b"tfhd") + 12
+    assert int.from_bytes(moof[base : base + 8]) == at
+
+    changed = containers.moved(moof, 100)
+    assert int.from_bytes(changed[base : base + 8]) == at - 100
+    assert changed[:base] + moof[base : base + 8] + changed[base + 8 :] == moof
+    assert containers.moved(moof, 0) == moof
+    assert containers.moved(b"", 100) == b""
+    assert containers.moved(data[:at], 100) == data[:at]
+    assert len(containers.moved(moof[: base + 2], 100)) == base + 2

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipelines.decode import FARTHEST, Video, open_video
+from pipelines.decode import Video, open_video
 from pipelines.errors import (
     CorruptVideo,
     DecodeMemory,
@@ -33,7 +33,7 @@ from pipelines.errors import (
     VideoTooLarge,
     VideoTooLong,
 )
-from pipelines.messages import Conversation
+from pipelines.messages import FARTHEST, Conversation, Request
 from pipelines.sample import Clipper, Sampler, SamplerState, fit
 from pipelines.video import Budget
 from pipelines.workers import WorkerParent, workers
@@ -197,7 +197,9 @@ def end(last=0.0, **changes):
 def converse(messages, **options):
     """All frames of a worker that says so, after a sound beginning."""
     first = (b"I", json.dumps({"info": INFO, "unconfined": []}).encode())
-    conversation = Conversation(SPEC, rate=SPEC.rate, budget=Budget(duration=3600.0, frames=100), **options)
+    conversation = Conversation(
+        Request(spec=SPEC, rate=SPEC.rate, budget=Budget(duration=3600.0, frames=100), **options)
+    )
     return list(Video(Speaker([first, *messages]), conversation))
 
 
@@ -277,7 +279,7 @@ def test_of_a_piece_times_of_the_stream_are_believed(messages, sound):
 )
 def test_a_worker_that_begins_with_nonsense_is_not_believed(info):
     """As above, from the first message on."""
-    conversation = Conversation(SPEC, rate=SPEC.rate, budget=Budget())
+    conversation = Conversation(Request(spec=SPEC, rate=SPEC.rate, budget=Budget()))
     with pytest.raises(DecoderDied, match="out of turn"):
         Video(Speaker([(b"I", json.dumps(info).encode())]), conversation)
 

@@ -30,8 +30,8 @@ os._exit(0)
 """
 
 
-def attempt(code: str, video: Path) -> tuple[list[str], object]:
-    script = SCRIPT.replace("{code}", code.replace("\n", "\n    "))
+def attempt(code: str, video: Path, script: str = SCRIPT) -> tuple[list[str], object]:
+    script = script.replace("{code}", code.replace("\n", "\n    "))
     run = subprocess.run(
         [sys.executable, "-c", script, str(video)], capture_output=True, cwd=Path(__file__).parents[2], timeout=60
     )
@@ -97,6 +97,25 @@ def test_no_other_file_can_be_read(path, video):
     """Where the kernel has Landlock; where not, confine() says so."""
     Path(f"{video}.other").write_text("secret")
     missing, result = attempt(f"open({path.format(video=video)!r}).read()", video)
+
+    if any("Landlock" in reason for reason in missing):
+        pytest.skip(missing[0])
+    assert result == "PermissionError"
+
+
+@linux
+def test_who_decodes_live_video_can_read_no_file_and_has_no_limit_of_processor_time(video):
+    """Its bytes come through a descriptor that is open; time adds up over days."""
+    confined = SCRIPT.replace(
+        "confine(video, memory=64 << 20, cpu_seconds=20)", "confine(None, memory=64 << 20, cpu_seconds=None)"
+    )
+    code = """
+import resource
+assert resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY
+assert os.read(video, 8) == b'pictures'
+open(sys.argv[1])
+"""
+    missing, result = attempt(code, video, confined)
 
     if any("Landlock" in reason for reason in missing):
         pytest.skip(missing[0])
