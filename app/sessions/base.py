@@ -2,7 +2,8 @@
 
 A store knows ids, versions and bytes, nothing of models and frames. A session's version grows by one with each save, and a
 save says which version it follows: of two writers only the first wins. Beside the session it keeps a ring of checkpoints,
-the states after its newest segments. A session past its `expires` is gone for all calls, at once; expire() clears it away.
+the states after its newest segments, and the newest answers to its requests. A session past its `expires` is gone for all
+calls, at once; expire() clears it away.
 
     CrtError                internal                   (models/errors.py)
       SessionError          session_error
@@ -203,9 +204,9 @@ class SessionStore(ABC):
         """Writes a session whose version was `expected`, and what comes with it, all or nothing; returns it with the next version.
 
         The checkpoint is kept under session.segment, in a ring of the `keep` newest; `earlier` has those of segments before
-        it, and needs a checkpoint. Checkpoints of later segments are dropped: a session that was rewound has no such
-        future. The answer joins the ANSWERS newest, in place of one with the same key. Raises VersionConflict, also for one
-        deleted and made anew.
+        it, and needs a checkpoint. From the first of them on they replace what the ring had, and what it had of later
+        segments than the session's is dropped in any case: a session that was rewound has no such future. The answer joins
+        the ANSWERS newest, in place of one with the same key. Raises VersionConflict, also for one deleted and made anew.
 
         After StoreUnavailable the write may have happened nevertheless. Save again; on a conflict that found expected + 1,
         load: what has one's own `owner` and `touched` is what was written.
@@ -221,7 +222,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def answer(self, id: str, key: str) -> Answer | None:
-        """What was answered under this key; None if nothing was, or too many other answers ago."""
+        """What was answered under this key; None if nothing was, too many others were since, or there is no such session."""
 
     @abstractmethod
     async def delete(self, id: str) -> bool:

@@ -124,6 +124,12 @@ local ring, segments = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), {}
 for k = 2, #ring, 2 do segments[k / 2] = ring[k] end
 return segments
 """
+_ANSWER = """
+for _, one in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+    if string.sub(one, 1, #ARGV[1]) == ARGV[1] then return string.sub(one, #ARGV[1] + 1) end
+end
+return false
+"""
 
 
 class RedisStore(SessionStore):
@@ -154,8 +160,9 @@ class RedisStore(SessionStore):
         self._redis = Redis(connection_pool=self._pool)
         self._wait = wait
         self._prefix = f"{prefix}:1:"
-        self._load, self._create, self._save, self._delete, self._expire, self._segments = (
-            self._redis.register_script(script) for script in (_LOAD, _CREATE, _SAVE, _DELETE, _EXPIRE, _SEGMENTS)
+        self._load, self._create, self._save, self._delete, self._expire, self._segments, self._answer = (
+            self._redis.register_script(script)
+            for script in (_LOAD, _CREATE, _SAVE, _DELETE, _EXPIRE, _SEGMENTS, _ANSWER)
         )
         self._outage = Outage(f"redis {host}:{port}/{database}")
 
@@ -207,12 +214,12 @@ class RedisStore(SessionStore):
         return [int(segment) for segment in await self._run(self._segments, self._keys(id)[1:2])]
 
     async def answer(self, id: str, key: str) -> Answer | None:
-        head = _head(key)
-        for one in await self._ask(self._redis.zrange(self._keys(id)[5], 0, -1)):
-            if (kept := cast(bytes, one)).startswith(head):
-                request, body = kept[len(head) :].split(b"\n", 1)
-                return Answer(key, request.decode(), body)
-        return None
+        # Looked for where they are: together they may have megabytes, and most requests are no retries.
+        found = await self._run(self._answer, self._keys(id)[5:], _head(key))
+        if found is None:
+            return None
+        request, body = found.split(b"\n", 1)
+        return Answer(key, request.decode(), body)
 
     async def delete(self, id: str) -> bool:
         return bool(await self._run(self._delete, self._keys(id), id))

@@ -368,26 +368,23 @@ def _turn(
 ) -> None:
     """Brings the ring to where the session is, with its new states, if it comes with any.
 
-    A full ring has its oldest row overwritten: half the pages of a new one.
+    Rows that fall out of the ring are overwritten: half the pages of new ones.
     """
     first = new[0][0] if new else segment + (new is None)
     connection.execute("DELETE FROM checkpoint WHERE session = ? AND segment >= ?", (session, first))
     if new is None:
         return
-    if not new:  # of which none is kept
-        connection.execute("DELETE FROM checkpoint WHERE session = ?", (session,))
-    for number, state in new:
-        oldest = connection.execute(
-            "SELECT rowid, segment FROM checkpoint WHERE session = ? ORDER BY segment DESC LIMIT 1 OFFSET ? - 1",
-            (session, keep),
-        ).fetchone()
-        if oldest is None:
-            connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?)", (session, number, state))
-        else:
-            connection.execute("DELETE FROM checkpoint WHERE session = ? AND segment < ?", (session, oldest[1]))
-            connection.execute(
-                "UPDATE checkpoint SET segment = ?, state = ? WHERE rowid = ?", (number, state, oldest[0])
-            )
+    # Once for all new ones: each look at a full ring passes over all of it.
+    falling = connection.execute(
+        "SELECT rowid FROM checkpoint WHERE session = ? ORDER BY segment DESC LIMIT -1 OFFSET ?",
+        (session, max(0, keep - len(new))),
+    ).fetchall()
+    for (row,), (number, state) in zip(falling, new, strict=False):
+        connection.execute("UPDATE checkpoint SET segment = ?, state = ? WHERE rowid = ?", (number, state, row))
+    for row in falling[len(new) :]:
+        connection.execute("DELETE FROM checkpoint WHERE rowid = ?", row)
+    for number, state in new[len(falling) :]:
+        connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?)", (session, number, state))
 
 
 def _keep_answer(connection: sqlite3.Connection, session: int, answer: Answer) -> None:

@@ -126,6 +126,11 @@ async def advance(store: SessionStore, read: Session, *, keep: int = 50) -> Sess
     return await store.save(after, expected=read.version, checkpoint=after.state, keep=keep)
 
 
+async def answered(store: SessionStore, read: Session, *, key: str = "retry", body: bytes = b"{}") -> Session:
+    """The same session with an answer beside it."""
+    return await store.save(read, expected=read.version, answer=Answer(key, "sha256:2", body))
+
+
 # Every store.
 
 
@@ -482,7 +487,7 @@ WRITER = """
 import asyncio, contextlib, sys, time
 from dataclasses import replace
 from app.sessions import open_store
-from app.sessions.base import Session, SessionExists, VersionConflict
+from app.sessions.base import Answer, Session, SessionExists, VersionConflict
 
 async def main(url, wins):
     now = time.time()
@@ -492,8 +497,9 @@ async def main(url, wins):
         while wins:
             read = await store.load("kitchen")
             after = replace(read, state=b"%d" % (int(read.state) + 1), segment=read.segment + 1)
+            told = Answer("newest", str(after.segment), after.state)
             try:
-                written = await store.save(after, expected=read.version, checkpoint=after.state, keep=1000)
+                written = await store.save(after, expected=read.version, checkpoint=after.state, keep=1000, answer=told)
             except VersionConflict:
                 continue
             print(written.version, flush=True)
@@ -527,7 +533,7 @@ async def test_of_many_processes_one_wins_each_version_and_no_update_is_lost(url
 
 @LASTING
 async def test_a_process_that_is_killed_has_lost_nothing_that_was_answered(url):
-    """Six times in the midst of commits; state and checkpoint never part."""
+    """Six times in the midst of commits; state, checkpoint and answer never part."""
     answered = 0
     for round in range(6):
         process = writer(url, 10**9)
@@ -544,6 +550,7 @@ async def test_a_process_that_is_killed_has_lost_nothing_that_was_answered(url):
             assert last.version > answered
             assert int(last.state) == last.segment == last.version
             assert await store.checkpoint("kitchen", last.segment) == last.state
+            assert await store.answer("kitchen", "newest") == Answer("newest", str(last.segment), last.state)
             newest = range(max(1, last.version - 999), last.version + 1)
             assert list(await store.checkpoints("kitchen")) == list(newest)
         answered = last.version
@@ -703,18 +710,18 @@ async def test_a_session_that_redis_dropped_is_unknown_and_the_log_says_why(redi
     assert "noeviction" in caplog.text
 
 
-async def test_redis_expires_session_and_ring_by_itself(redis_server):
+async def test_redis_expires_all_of_a_session_by_itself(redis_server):
     """Nothing of a home stays there because a service was switched off."""
     prefix = uuid.uuid4().hex
     made = session(lives=100)
     async with RedisStore("127.0.0.1", redis_server.port, prefix=prefix) as store:
         await store.create(made)
-        written = await advance(store, made)
+        written = await advance(store, await answered(store, made))
         with Redis(port=redis_server.port) as redis:
-            for key in ("session", "ring"):
+            for key in ("session", "ring", "answers"):
                 assert redis.pexpiretime(f"{prefix}:1:{key}:kitchen") == round(made.expires * 1000)
-            await store.save(replace(written, expires=made.expires + 5), expected=1)
-            for key in ("session", "ring"):
+            await store.save(replace(written, expires=made.expires + 5), expected=2)
+            for key in ("session", "ring", "answers"):
                 assert redis.pexpiretime(f"{prefix}:1:{key}:kitchen") == round((made.expires + 5) * 1000)
 
 
@@ -724,7 +731,7 @@ async def test_nothing_of_expired_sessions_stays_in_redis(redis_server):
     async with RedisStore("127.0.0.1", redis_server.port, prefix=prefix) as store:
         made = session()
         await store.create(made)
-        await advance(store, made)
+        await advance(store, await answered(store, made))
         await store.expire(made.expires)
         await store.expire(made.expires + TOMBSTONE_SECONDS + 1)
     with Redis(port=redis_server.port) as redis:
@@ -870,20 +877,22 @@ async def test_a_damaged_file_is_unavailable_and_says_what_to_do(tmp_path):
 
 
 async def test_a_file_that_is_no_store_of_sessions_is_left_alone(tmp_path):
-    """Text, another program's database, one of a later version, a folder."""
-    text, other, later, folder = (tmp_path / name for name in ("text", "other", "later", "folder"))
+    """Text, another program's database, one of a later version and one of an earlier, a folder."""
+    text, other, later, earlier, folder = (tmp_path / name for name in ("text", "other", "later", "earlier", "folder"))
     text.write_text("Not a database, but some text of more than a hundred bytes, so that it has a header. " * 9)
     folder.mkdir()
     with closing(sqlite3.connect(other)) as database:
         database.execute("CREATE TABLE accounts (name TEXT)")
-    async with SqliteStore(later) as store:
-        await store.create(session())
-    with closing(sqlite3.connect(later)) as database:
-        database.execute("PRAGMA user_version = 9")
+    for path, schema in ((later, 9), (earlier, 1)):
+        async with SqliteStore(path) as store:
+            await store.create(session())
+        with closing(sqlite3.connect(path)) as database:
+            database.execute(f"PRAGMA user_version = {schema}")
     for path, words in (
         (text, "is no database"),
         (other, "another program's database"),
         (later, "has schema 9, this version of the service knows 2"),
+        (earlier, "has schema 1, this version of the service knows 2"),
         (folder, "cannot be opened: Is a directory"),
     ):
         before = path.read_bytes() if path.is_file() else b""
@@ -926,20 +935,22 @@ async def test_only_the_owner_may_read_the_file(tmp_path):
 
 @pytest.mark.parametrize("how", ["delete", "expire"])
 async def test_what_was_forgotten_is_in_no_file(tmp_path, how):
-    """Not in the database's free pages, nor in its log; nor are earlier states."""
+    """Not in the database's free pages, nor in its log; nor are earlier states and answers."""
     async with SqliteStore(tmp_path / "sessions.db") as store:
-        secrets = [random.randbytes(2000) for _ in range(3)]
+        secrets = [random.randbytes(2000) for _ in range(5)]
         made = session(state=secrets[0])
         await store.create(made)
-        await store.save(replace(made, state=secrets[1], segment=1), expected=0, checkpoint=secrets[2], keep=9)
+        last = await store.save(replace(made, state=secrets[1], segment=1), expected=0, checkpoint=secrets[2], keep=9)
+        for body in secrets[3:]:
+            last = await answered(store, last, body=body)
 
         def found() -> list[bool]:
             files = b"".join(file.read_bytes() for file in tmp_path.glob("sessions.db*"))
             return [secret[:500] in files for secret in secrets]
 
-        assert found() == [True, True, True]
+        assert found() == [True] * 5
         await (store.delete("kitchen") if how == "delete" else store.expire(made.expires))
-        assert found() == [False, False, False]
+        assert found() == [False] * 5
 
 
 @pytest.mark.parametrize(("parameter", "value"), [("", 2), ("?synchronous=full", 2), ("?synchronous=normal", 1)])
@@ -1062,6 +1073,23 @@ async def test_one_save_can_bring_many_checkpoints(store):
         await store.save(last, expected=4, checkpoint=b"x", keep=5, earlier={5: bytes(STATE_BYTES + 1)})
 
 
+@pytest.mark.parametrize("keep", [1, 3, 5, 7, 50])
+@pytest.mark.parametrize("new", [[6], [4, 6], [6, 7, 8, 9], [2, 3, 4], [3, 9], [12, *range(13, 30)]])
+async def test_new_checkpoints_replace_those_from_the_first_of_them_on(store, new, keep):
+    """In rings that are full, half full, growing and shrinking: what was kept after it was of a future that is dropped."""
+    last = session()
+    await store.create(last)
+    for _ in range(6):
+        last = await advance(store, last, keep=5)
+    earlier = {n: b"new %d" % n for n in new}
+    own = earlier.pop(new[-1])
+    await store.save(replace(last, segment=new[-1]), expected=6, checkpoint=own, keep=keep, earlier=earlier)
+    kept = {n: b"%d" % n for n in range(2, 7) if n < new[0]} | earlier | {new[-1]: own}
+    assert list(await store.checkpoints("kitchen")) == sorted(kept)[-keep:]
+    for n in sorted(kept)[-keep:]:
+        assert await store.checkpoint("kitchen", n) == kept[n]
+
+
 async def test_answers_are_kept_beside_the_session(store):
     """The newest few, by their keys; a key again replaces; gone with the session."""
     made = session()
@@ -1082,9 +1110,68 @@ async def test_answers_are_kept_beside_the_session(store):
     with pytest.raises(VersionConflict):
         await store.save(last, expected=0, answer=Answer("lost", "", b""))
     assert await store.answer("kitchen", "lost") is None
-    assert await store.delete("kitchen")
-    await store.create(session())
+    for i in range(ANSWERS - 1):  # what replaced is as new as any
+        last = await answered(store, last, key=str(i))
+    assert await store.answer("kitchen", "key 5: \u00e9") == Answer("key 5: \u00e9", "new", b"")
+    last = await answered(store, last)
     assert await store.answer("kitchen", "key 5: \u00e9") is None
+    assert await store.delete("kitchen")
+    assert await store.answer("kitchen", "retry") is None
+    await store.create(session())
+    assert await store.answer("kitchen", "retry") is None
+
+
+async def test_an_answer_may_have_any_key_and_is_not_mistaken_for_another(store):
+    """Also the longest and the largest; another session has its own."""
+    await store.create(session("hall"))
+    last = session()
+    await store.create(last)
+    keys = ["a", "a:", "1:a", "aa", "\0\r'\";--", "*", "\u00e9" * 255, "e\u0301"]
+    assert len(keys) == ANSWERS
+    for n, key in enumerate(keys):
+        last = await answered(store, last, key=key, body=bytes([n]) * ANSWER_BYTES)
+    for n, key in enumerate(keys):
+        assert await store.answer("kitchen", key) == Answer(key, "sha256:2", bytes([n]) * ANSWER_BYTES)
+        assert await store.answer("hall", key) is None
+    assert await store.answer("kitchen", "A") is None
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+async def test_answers_expire_with_their_session(store, cleared):
+    """On time; one made anew under the same id has none of them."""
+    made = session()
+    await store.create(made)
+    last = await answered(store, made)
+    await answered(store, replace(last, expires=time.time() - 0.001), key="late")
+    if cleared:
+        await store.expire(time.time())
+    for _ in range(2):
+        assert await store.answer("kitchen", "retry") is None
+        assert await store.answer("kitchen", "late") is None
+        await (store.create(session()) if await store.count() == 0 else store.load("kitchen"))
+
+
+async def test_what_comes_with_a_save_is_written_with_it_or_not_at_all(store):
+    """Whether the version is another's, or something is too large."""
+    made = session()
+    await store.create(made)
+    after, told = replace(made, state=b"3", segment=3), Answer("a", "", b"1")
+    last = await store.save(after, expected=0, checkpoint=b"3", earlier={2: b"2"}, keep=9, answer=told)
+    more, other = {4: b"x", 5: b"y"}, Answer("a", "", b"2")
+    with pytest.raises(VersionConflict):
+        await store.save(replace(last, segment=6), expected=0, checkpoint=b"z", earlier=more, keep=9, answer=other)
+    with pytest.raises(SessionTooLarge):
+        await store.save(
+            replace(last, segment=6),
+            expected=1,
+            checkpoint=b"z" * (STATE_BYTES + 1),
+            earlier=more,
+            keep=9,
+            answer=other,
+        )
+    assert await store.load("kitchen") == last
+    assert list(await store.checkpoints("kitchen")) == [2, 3]
+    assert await store.answer("kitchen", "a") == told
 
 
 def test_an_answer_has_a_key_and_is_not_huge():
