@@ -188,6 +188,8 @@ def look(levels: list[Tensor], square_B3: Tensor, light: Light | None = None, si
     seen_BCSS = torch.zeros(())
     for k, level_BCHW in enumerate(levels):
         share_B111 = (1 - (level_B - k).abs()).clamp(min=0)[:, None, None, None]
+        if not torch.is_grad_enabled() and not share_B111.any():
+            continue
         part_BCSS = F.grid_sample(level_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False)
         seen_BCSS = seen_BCSS + part_BCSS * share_B111
     inside_BSS = (grid_BSS2.abs() <= 1).all(-1)

@@ -79,13 +79,14 @@ def run(
     if until == "backbone":
         return {}
     features = cache_features(backbone, files, config.run / "features")
-    again = {v.name: files[v.name] for v in videos if v.split == "train"}
+    # Days are few, and each is long: one that is also seen by another camera in another light counts for two.
+    again = {v.name: files[v.name] for v in videos if v.split == "train" and v.label is None}
     others = cache_features(backbone, again, config.run / "features", second=True)
     if until == "features":
         return {}
     labels = label_set(videos)
     data = train_data(videos, features, labels, SPEC.clip_seconds)
-    data["train"] = [replace(s, second=others[s.name]) for s in data["train"]]
+    data["train"] = [replace(s, second=others.get(s.name)) for s in data["train"]]
     classifier = train_crt(config, data, labels)
     plain = config.model_copy(update={"crt": config.crt.model_copy(update={"writer": "none"})})
     forgetful = train_crt(plain, data, labels)
