@@ -38,6 +38,10 @@ class Backbone(nn.Module):
             got = f"{clips_BTHWC.dtype}{list(clips_BTHWC.shape)}"
             raise ValueError(f"{self.name} reads clips uint8[B, {', '.join(map(str, wanted))}], got {got}")
         clips_BTCHW = clips_BTHWC.permute(0, 1, 4, 2, 3).to(self.mean_C11.dtype, memory_format=torch.contiguous_format)
+        return self.features(clips_BTCHW)
+
+    def features(self, clips_BTCHW: Tensor) -> Tensor:
+        """Clips float[B, T, 3, H, W] in 0..255 -> features float[B, F]."""
         return self.encode((clips_BTCHW - self.mean_C11) * self.scale_C11)
 
     def encode(self, clips_BTCHW: Tensor) -> Tensor:

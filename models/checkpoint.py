@@ -158,9 +158,7 @@ def save(
     return config.digest
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
-    """Raises BadCheckpoint, naming what is missing or contradicts itself."""
-    folder = Path(folder)
+def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, Tensor]]:
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise BadCheckpoint(f"{folder}: no {file}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
@@ -174,6 +172,26 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
             f"{folder}: {WEIGHTS} and {CONFIG} do not belong together: they make {digest}, "
             f"{CONFIG} says {config.digest}. Take both from one save."
         )
+    return config, weights
+
+
+def start_from(folder: Path | str, backbone: Backbone) -> str:
+    """Gives a backbone the weights of a checkpoint's, for a training to begin with; returns the checkpoint's digest.
+
+    They need only be of the same shapes: clips of another size are no obstacle. Raises BadCheckpoint.
+    """
+    config, weights = _read(Path(folder))
+    own = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+    if problems := misfits(backbone, own):
+        raise BadCheckpoint(f"{folder}: its backbone is no {backbone.name} to begin with: {problems}")
+    backbone.load_state_dict(own)
+    return config.digest
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
+    """Raises BadCheckpoint, naming what is missing or contradicts itself."""
+    folder = Path(folder)
+    config, weights = _read(folder)
     try:
         backbone = create_backbone(config.backbone.name, weights=None, config=config.backbone.config)
     except ModelError as error:

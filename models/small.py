@@ -5,9 +5,10 @@ and their differences, so that one pass serves the whole clip, and T frames cost
 since on a CPU they run several times closer to the machine's peak than depthwise ones.
 
 Seen across a room a person is a few dozen pixels, anywhere and of any size, and pooling over the whole picture drowns them. So the
-glance gives a square about the person, and the closer look sees that square alone, always at the same size: what people do
-need not be learned anew for every place and distance. In it, each of J queries attends to one place, by a softmax over its
-cells. In training on simulated homes, where joints are known, they teach the glance its square and each query its place.
+glance, at half the picture's size, gives a square about the person, and the closer look sees that square alone, always at the same
+size and as sharp as the picture is: what people do need not be learned anew for every place and distance. In it, each of J
+queries attends to one place, by a softmax over its cells. In training on simulated homes, where joints are known, they teach
+the glance its square and each query its place.
 A feature is what lies under the queries and where, the square as a whole, where it is, and the picture as a whole.
 Shapes: B clips, T frames, H x W pixels, C channels, F feature width, J queries, Y x X cells, S x S pixels of the closer look.
 """
@@ -25,15 +26,15 @@ from models.spec import ClipSpec
 SPEC = ClipSpec(
     frames=4,
     rate=8.0,
-    height=120,
-    width=160,
+    height=240,
+    width=320,
     fit="stretch",
     mean=(0.45, 0.45, 0.45),
     std=(0.25, 0.25, 0.25),
     feature_width=256,
 )
 GLANCE = (24, 40, 80, 128)
-"""Channels at strides 2, 4, 8 and 16 of the whole picture."""
+"""Channels at strides 2, 4, 8 and 16 of the whole picture at half its size."""
 CLOSER = (32, 96, 192)
 """Channels at strides 2, 4 and 8 of the closer look."""
 LOOK = 64
@@ -42,6 +43,8 @@ SIDES = (0.15, 1.4)
 """Smallest and largest side of the square, as shares of the picture's height."""
 QUERIES = 9
 """J, as many as HomeSim's POSE_JOINTS."""
+LEVELS = 3
+"""Sizes of the picture that a closer look chooses from: whole, a half, a quarter."""
 MOTION_GAIN = 3.0
 """By how much changes are amplified: between two frames an eighth of a second apart they are small."""
 
@@ -145,18 +148,52 @@ class Reading(NamedTuple):
     """What lies there."""
 
 
-def look(pictures_BCHW: Tensor, square_B3: Tensor, size: int = LOOK) -> Tensor:
-    """Squares of pictures, scaled to size x size; what lies outside a picture is zero.
+class Light(NamedTuple):
+    """Another light on pictures in 0..1, by which training varies them: x * gain + offset, within 0..1."""
+
+    gain_BC11: Tensor
+    offset_BC11: Tensor
+
+
+def tone(pictures_BCHW: Tensor, light: Light | None) -> Tensor:
+    """Pictures in 0..255 as the networks want them."""
+    if light is None:
+        return (pictures_BCHW - 255 * SPEC.mean[0]) * (1 / (255 * SPEC.std[0]))
+    seen_BCHW = pictures_BCHW.mul(1 / 255).mul_(light.gain_BC11).add_(light.offset_BC11).clamp_(0, 1)
+    return seen_BCHW.sub_(SPEC.mean[0]).mul_(1 / SPEC.std[0])
+
+
+def halves(pictures_BCHW: Tensor) -> list[Tensor]:
+    """LEVELS pictures, each half the size of the one before: a pyramid (Williams, Pyramidal Parametrics, 1983)."""
+    levels = [pictures_BCHW]
+    for _ in range(LEVELS - 1):
+        # At half the size, this is the mean of four pixels, by the fastest way.
+        levels.append(F.interpolate(levels[-1], scale_factor=0.5, mode="bilinear"))
+    return levels
+
+
+def look(levels: list[Tensor], square_B3: Tensor, light: Light | None = None, size: int = LOOK) -> Tensor:
+    """Squares of pictures in 0..255, scaled to size x size and toned; what lies outside a picture is zero.
 
     A square is its centre's x and y as shares of the picture's width and height, and the logarithm of its side over the height.
+    Each is taken from the two levels of `halves` between which it would be of the wanted size, so that nothing flickers.
     """
-    H, W = pictures_BCHW.shape[2:]
+    H, W = levels[0].shape[2:]
     half_B = square_B3[:, 2].exp()
     theta_B23 = square_B3.new_zeros(len(square_B3), 2, 3)
     theta_B23[:, 0, 0], theta_B23[:, 1, 1] = half_B * H / W, half_B
     theta_B23[:, :, 2] = square_B3[:, :2] * 2 - 1
     grid_BSS2 = F.affine_grid(theta_B23, [len(square_B3), 1, size, size], align_corners=False)
-    return F.grid_sample(pictures_BCHW, grid_BSS2, mode="bilinear", padding_mode="zeros", align_corners=False)
+    level_B = (half_B * (H / size)).log2().clamp(0, LEVELS - 1)
+    seen_BCSS = torch.zeros(())
+    for k, level_BCHW in enumerate(levels):
+        share_B111 = (1 - (level_B - k).abs()).clamp(min=0)[:, None, None, None]
+        if not torch.is_grad_enabled() and not share_B111.any():
+            continue
+        part_BCSS = F.grid_sample(level_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False)
+        seen_BCSS = seen_BCSS + part_BCSS * share_B111
+    inside_BSS = (grid_BSS2.abs() <= 1).all(-1)
+    return tone(seen_BCSS, light) * inside_BSS[:, None]
 
 
 class SmallBackbone(Backbone):
@@ -180,16 +217,18 @@ class SmallBackbone(Backbone):
         width = QUERIES * (middle + 3) + 2 * far + 3 + third + 2 * fourth
         self.mix = nn.Sequential(nn.Linear(width, 384), nn.ReLU(inplace=True), nn.Linear(384, SPEC.feature_width))
 
-    def encode(self, clips_BTCHW: Tensor) -> Tensor:
-        # NHWC memory under an NCHW view is what the convolutions of a CPU like best.
-        return self.read(clips_BTCHW.flatten(1, 2).contiguous(memory_format=torch.channels_last)).features_BF
+    def features(self, clips_BTCHW: Tensor) -> Tensor:
+        return self.read(clips_BTCHW.flatten(1, 2)).features_BF
 
-    def read(self, pictures_BCHW: Tensor, square_B3: Tensor | None = None) -> Reading:
-        """Normalised clips as pictures of T x 3 channels, time-major.
+    def read(self, pictures_BCHW: Tensor, square_B3: Tensor | None = None, light: Light | None = None) -> Reading:
+        """Clips as pictures of T x 3 channels, time-major, in 0..255, in the given light.
 
         Looks at the given squares float[B, 3], and where they are NaN or not given, at those it finds.
         """
-        eighth_BCYX = self.glance8(self.glance4(pictures_BCHW))
+        levels = halves(pictures_BCHW)
+        # NHWC memory under an NCHW view is what the convolutions of a CPU like best.
+        glance_BCHW = tone(levels[1], light).contiguous(memory_format=torch.channels_last)
+        eighth_BCYX = self.glance8(self.glance4(glance_BCHW))
         sixteenth_BCYX = self.glance16(eighth_BCYX)
         centre_B1YX, there_B1C, at_B12 = self.centre(self.glance(eighth_BCYX, sixteenth_BCYX))
         side_B1 = self.side(there_B1C[:, 0]).float()
@@ -197,7 +236,7 @@ class SmallBackbone(Backbone):
         looked_B3 = found_B3.detach()
         if square_B3 is not None:
             looked_B3 = torch.where(square_B3.isnan(), looked_B3, square_B3)
-        near_BCSS = look(pictures_BCHW, looked_B3).contiguous(memory_format=torch.channels_last)
+        near_BCSS = look(levels, looked_B3, light).contiguous(memory_format=torch.channels_last)
         fourth_BCYX = self.closer4(self.closer2(near_BCSS))
         below_BCYX = self.closer8(fourth_BCYX)
         places_BJYX, around_BJC, where_BJ2 = self.queries(self.closer(fourth_BCYX, below_BCYX))

@@ -24,6 +24,8 @@ class _Section(BaseModel):
 class BackboneTraining(_Section):
     """Training of the backbone on single clips and their visible labels."""
 
+    start: Path | None = None
+    """A checkpoint folder whose backbone the training begins with; None for chance."""
     steps: Annotated[int, Field(gt=0)] = 6_000
     batch: Annotated[int, Field(gt=0)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

@@ -131,18 +131,12 @@ def score(model: Checkpoint, clips: np.ndarray) -> Scores:
     return Scores(torch.stack(scores).numpy(), torch.cat(clip_scores).numpy(), np.array(lengths))
 
 
-def measure(model: Checkpoint, videos: list[LabelledVideo], *, pixels: Path | None = None) -> dict[str, Any]:
-    """The figures of a model card. `pixels` is a folder of cached clips to read instead of decoding, where it has them."""
+def measure(model: Checkpoint, videos: list[LabelledVideo]) -> dict[str, Any]:
+    """The figures of a model card."""
     labels, seconds = list(model.labels), model.segment * model.spec.clip_seconds
     found: dict[str, Scores] = {}
     for video in tqdm(videos, desc=f"evaluate {model.name}", unit="video"):
-        cached = pixels / f"{video.name}.npy" if pixels is not None else None
-        clips = (
-            np.load(cached, mmap_mode="r")
-            if cached is not None and cached.exists()
-            else clips_of(video.path, model.spec)
-        )
-        found[video.name] = score(model, clips)
+        found[video.name] = score(model, clips_of(video.path, model.spec))
     trimmed, days = [v for v in videos if v.label is not None], [v for v in videos if v.label is None]
     figures: dict[str, Any] = {}
     if trimmed:

@@ -1,6 +1,6 @@
 """Clips and features of a data set, kept on disk so that each video is decoded once and seen by a backbone once.
 
-    RUN/pixels/NAME.npy      uint8[N, T, H, W, 3], the clips of one video: what the backbone trains on
+    RUN/pixels/NAME.npy      the clips of one video as JPEGs: what the backbone trains on
     RUN/features/DIGEST.npz  NAME -> float16[N, F], the features of all videos by the backbone with this digest
 
 Clip i of a video covers the times from i * T / rate on: the videos of a data set have no gaps.
@@ -9,10 +9,10 @@ Clip i of a video covers the times from i * T / rate on: the videos of a data se
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -34,10 +34,47 @@ def clips_of(path: Path, spec: ClipSpec) -> np.ndarray:
     return np.stack([clip.pixels for clip in clips])
 
 
+class StoredClips:
+    """The clips of one video, kept as JPEGs: a tenth of their size.
+
+    NAME.npy has the bytes of all frames, NAME.ends.npy where each ends, int64[N, T].
+    """
+
+    QUALITY = 92
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = np.load(path, mmap_mode="r")
+        self._ends_NT = np.load(path.with_suffix(".ends.npy"))
+
+    @classmethod
+    def store(cls, path: Path, clips: np.ndarray) -> None:
+        """Clips uint8[N, T, H, W, 3], RGB."""
+        encoded = [
+            cv2.imencode(".jpg", frame[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, cls.QUALITY))[1].ravel()
+            for clip in clips
+            for frame in clip
+        ]
+        np.save(path.with_suffix(".ends.npy"), np.cumsum([len(one) for one in encoded]).reshape(clips.shape[:2]))
+        part = path.with_suffix(".part.npy")
+        np.save(part, np.concatenate(encoded))
+        os.replace(part, path)
+
+    def __len__(self) -> int:
+        return len(self._ends_NT)
+
+    def __getitem__(self, clip: int) -> np.ndarray:
+        """uint8[T, H, W, 3]."""
+        starts = [int(self._ends_NT[clip - 1, -1]) if clip else 0, *self._ends_NT[clip, :-1]]
+        frames = [
+            np.asarray(cv2.imdecode(self._bytes[start:end], cv2.IMREAD_COLOR))
+            for start, end in zip(starts, self._ends_NT[clip], strict=True)
+        ]
+        return np.stack(frames)[..., ::-1]
+
+
 def _cache_clips(path: Path, spec: ClipSpec, target: Path) -> None:
-    part = target.with_suffix(".part.npy")
-    np.save(part, clips_of(path, spec))
-    os.replace(part, target)
+    cv2.setNumThreads(1)
+    StoredClips.store(target, clips_of(path, spec))
 
 
 def cache_clips(videos: list[LabelledVideo], spec: ClipSpec, folder: Path, *, workers: int) -> dict[str, Path]:
@@ -76,17 +113,33 @@ def digest_of(network: nn.Module) -> str:
     return sha.hexdigest()[:16]
 
 
-def _batches(clips: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(clips), size):
-        yield np.array(clips[start : start + size])
+def second_look(clips: np.ndarray, name: str) -> np.ndarray:
+    """A video's clips as another camera in another light would have taken them, the same for all of the video.
+
+    uint8[N, T, H, W, 3] to the same; which camera and light follows from the video's name.
+    """
+    rng = np.random.default_rng(list(name.encode()))
+    N, T, H, W, _ = clips.shape
+    share = rng.uniform(0.86, 1.0)
+    h, w = round(H * share), round(W * share)
+    y, x = int(rng.integers(H - h + 1)), int(rng.integers(W - w + 1))
+    gain, balance = rng.uniform(0.75, 1.25), rng.uniform(0.92, 1.08, 3)
+    table = np.arange(256)[:, None] * gain * balance + (1 - gain) * 115 + rng.uniform(-20, 20)
+    table = table.clip(0, 255).astype(np.uint8)
+    out = np.empty_like(clips)
+    for n in range(N):
+        for t in range(T):
+            frame = cv2.resize(clips[n, t, y : y + h, x : x + w], (W, H), interpolation=cv2.INTER_LINEAR)[:, ::-1]
+            out[n, t] = cv2.LUT(np.ascontiguousarray(frame), table[:, None, :])
+    return out
 
 
 @torch.inference_mode()
 def cache_features(
-    backbone: nn.Module, files: dict[str, Path], folder: Path, *, batch: int = 32
+    backbone: nn.Module, files: dict[str, Path], folder: Path, *, batch: int = 32, second: bool = False
 ) -> dict[str, np.ndarray]:
-    """Features float32[N, F] of each video's clips, from the cache or by the backbone."""
-    target = folder / f"{digest_of(backbone)}.npz"
+    """Features float32[N, F] of each video's clips, from the cache or by the backbone; with `second`, of its second look."""
+    target = folder / f"{digest_of(backbone)}{'-second' if second else ''}.npz"
     known: dict[str, np.ndarray] = {}
     if target.exists():
         with np.load(target) as stored:
@@ -94,11 +147,13 @@ def cache_features(
     backbone.eval()
     device = next(backbone.parameters()).device
     if missing := [name for name in files if name not in known]:
-        for name in tqdm(missing, desc="features", unit="video"):
-            parts = [
-                backbone(torch.from_numpy(part).to(device)).cpu()
-                for part in _batches(np.load(files[name], mmap_mode="r"), batch)
-            ]
+        for name in tqdm(missing, desc="features, second look" if second else "features", unit="video"):
+            stored_clips, parts = StoredClips(files[name]), []
+            for start in range(0, len(stored_clips), batch):
+                clips = np.stack([stored_clips[i] for i in range(start, min(start + batch, len(stored_clips)))])
+                if second:
+                    clips = second_look(clips, name)
+                parts.append(backbone(torch.from_numpy(clips).to(device)).cpu())
             known[name] = torch.cat(parts).to(torch.float16).numpy()
         folder.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(".part.npz")

@@ -9,6 +9,7 @@ import json
 import logging
 import platform
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,14 @@ def run(
     if until == "backbone":
         return {}
     features = cache_features(backbone, files, config.run / "features")
+    # Days are few, and each is long: one that is also seen by another camera in another light counts for two.
+    again = {v.name: files[v.name] for v in videos if v.split == "train" and v.label is None}
+    others = cache_features(backbone, again, config.run / "features", second=True)
     if until == "features":
         return {}
     labels = label_set(videos)
     data = train_data(videos, features, labels, SPEC.clip_seconds)
+    data["train"] = [replace(s, second=others.get(s.name)) for s in data["train"]]
     classifier = train_crt(config, data, labels)
     plain = config.model_copy(update={"crt": config.crt.model_copy(update={"writer": "none"})})
     forgetful = train_crt(plain, data, labels)
@@ -96,7 +101,7 @@ def run(
     ):
         # Measured is what was stored: half-precision weights, loaded again.
         save_model(config, backbone, trained, labels, {}, folder)
-        measured[name] = evaluate.measure(checkpoint.load(folder), held_out, pixels=config.run / "pixels")
+        measured[name] = evaluate.measure(checkpoint.load(folder), held_out)
     for name, value in measured["with"].items():
         if not isinstance(value, list | dict):
             log.info("%-30s %8s   writer none %8s", name, value, measured["without"][name])
@@ -117,6 +122,7 @@ def make_card(
     config: Config, videos: list[LabelledVideo], measured: dict[str, Any], without: dict[str, Any]
 ) -> dict[str, Any]:
     """Data, method and measured accuracy, as served by GET /v1/model."""
+    start = torch.load(config.run / "backbone.pt", weights_only=True).get("start")
     counts = {
         split: {
             "trimmed": sum(v.split == split and v.label is not None for v in videos),
@@ -131,7 +137,8 @@ def make_card(
             "held_out": "The test's people, rooms and camera (c02) appear in no training video.",
         },
         "method": {
-            "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints that HomeSim knows",
+            "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints that HomeSim knows"
+            + (f"; begun with the weights of {start}" if start else ""),
             "crt": f"{config.crt.layers} layers, width {config.crt.width}, memory {config.crt.memory}, "
             f"reader {config.crt.reader}, writer {config.crt.writer}; "
             f"backpropagation through time over {config.crt.unroll} segments",

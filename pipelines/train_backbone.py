@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models.small import CLOSER, SIDES, SPEC, Reading, SmallBackbone
+from models import checkpoint
+from models.small import CLOSER, SIDES, SPEC, Light, Reading, SmallBackbone
 from pipelines.config import Config, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
+from pipelines.features import StoredClips
 from pipelines.homesim.scenario import PAIRS, POSE_JOINTS, POSE_RATE
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,11 @@ class ClipTable:
     def __init__(
         self, videos: list[LabelledVideo], files: dict[str, Path], labels: list[str], clip_seconds: float
     ) -> None:
-        self.arrays: list[np.ndarray] = []
+        self.arrays: list[StoredClips] = []
         where, targets, joints = [], [], []
         nowhere = np.full((len(POSE_JOINTS), 3), np.nan, np.float32)
         for index, video in enumerate(videos):
-            array = np.load(files[video.name], mmap_mode="r")
+            array = StoredClips(files[video.name])
             self.arrays.append(array)
             poses = (
                 np.load(video.poses).astype(np.float32) if video.poses is not None else np.empty((0, *nowhere.shape))
@@ -118,17 +120,15 @@ def by_side(joints: np.ndarray) -> np.ndarray:
     return joints
 
 
-def recolour(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Random light: gain, offset and colour balance for each clip. Pictures in 0..1."""
-    batch, channels = x_BCHW.shape[:2]
+def any_light(batch: int, generator: torch.Generator) -> Light:
+    """Random light: gain, offset and colour balance for each clip."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(shape, generator=generator) * (high - low) + low
 
-    balance = uniform(0.88, 1.12, batch, 1, 3).expand(-1, channels // 3, -1).reshape(batch, channels, 1, 1)
+    balance = uniform(0.88, 1.12, batch, 1, 3).expand(-1, SPEC.frames, -1).reshape(batch, 3 * SPEC.frames, 1, 1)
     gain = uniform(0.6, 1.4, batch, 1, 1, 1) * balance
-    offset = uniform(-0.15, 0.15, batch, 1, 1, 1) + 0.45 - 0.45 * gain
-    return x_BCHW.mul_(gain).add_(offset).clamp_(0, 1)
+    return Light(gain, uniform(-0.15, 0.15, batch, 1, 1, 1) + 0.45 - 0.45 * gain)
 
 
 def _batches(
@@ -185,13 +185,14 @@ class Network(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Linear(SPEC.feature_width, classes))
         self.heights = nn.Linear(CLOSER[1], 1)
 
-    def forward(self, x_BCHW: Tensor, square_B3: Tensor | None = None) -> tuple[Tensor, Reading, Tensor]:
-        """Pictures in 0..1, T x 3 channels, channels_last, to scores [B, K], what was seen, and heights [B, J].
+    def forward(
+        self, x_BCHW: Tensor, square_B3: Tensor | None = None, light: Light | None = None
+    ) -> tuple[Tensor, Reading, Tensor]:
+        """Pictures in 0..255, T x 3 channels, to scores [B, K], what was seen, and heights [B, J].
 
         Looks closer at the given squares where they are numbers, else at those that it finds.
         """
-        mean, std = SPEC.mean[0], SPEC.std[0]
-        seen = self.backbone.read((x_BCHW - mean) * (1 / std), square_B3)
+        seen = self.backbone.read(x_BCHW, square_B3, light)
         return self.head(seen.features_BF), seen, self.heights(seen.around_BJC)[..., 0]
 
 
@@ -256,7 +257,7 @@ def accuracy(network: Network, table: ClipTable, classes: int, *, most: int, bf1
     picks = np.linspace(0, len(table) - 1, min(most, len(table))).astype(int)
     for start in range(0, len(picks), 64):
         some = picks[start : start + 64]
-        x = torch.from_numpy(np.stack([table.picture(i) for i in some])).permute(0, 3, 1, 2).float() / 255
+        x = torch.from_numpy(np.stack([table.picture(i) for i in some])).permute(0, 3, 1, 2).float()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             scores, _, _ = network(x)
         np.add.at(confusion, (table.targets[some], scores.float().argmax(1).numpy()), 1)
@@ -286,6 +287,10 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
     )
     torch.manual_seed(config.seed)
     network = Network(len(labels)).to(memory_format=torch.channels_last)
+    start = None
+    if options.start is not None and not state_file.exists():
+        start = checkpoint.start_from(options.start, network.backbone)
+        log.info("begins with the backbone of %s", start)
     average = copy.deepcopy(network).eval().requires_grad_(False)
     decay = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
@@ -301,7 +306,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        first, start = state["step"], state.get("start")
         log.info("resumed at step %d", first)
     writer = SummaryWriter(str(config.run / "tensorboard" / "backbone"))
     running, looking = math.log(len(labels)), 5.7
@@ -313,11 +318,12 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         # Every step has chance of its own, so that a run that was stopped goes on as if it had not been.
         torch.manual_seed(config.seed * 1_000_003 + step)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        x_BCHW = recolour(torch.from_numpy(pictures).permute(0, 3, 1, 2).float().mul_(1 / 255), generator)
+        x_BCHW = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+        light = any_light(len(x_BCHW), generator)
         joints_BJ3 = torch.from_numpy(joints)
         square_B3 = squares(joints_BJ3)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            scores, seen, heights = network(x_BCHW, taught(square_B3, step / options.steps, generator))
+            scores, seen, heights = network(x_BCHW, taught(square_B3, step / options.steps, generator), light)
         naming = F.cross_entropy(scores.float(), torch.from_numpy(targets), label_smoothing=options.label_smoothing)
         spotting, sizing = joint_losses(seen.centre_B1YX, seen.square_B3[:, 2:], square_B3[:, None])
         finding, height = joint_losses(seen.places_BJYX, heights.float(), inside(joints_BJ3, seen.looked_B3))
@@ -348,7 +354,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
             torch.save(
                 {
                     "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
-                    "options": options.model_dump(mode="json"),
+                    "options": options.model_dump(mode="json"), "start": start,
                 },
                 part,
             )  # fmt: skip

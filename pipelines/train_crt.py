@@ -37,6 +37,8 @@ class Sequence:
     targets: np.ndarray
     """int64[N]: label of each clip's middle."""
     trimmed: bool
+    second: np.ndarray | None = None
+    """float32[N, F]: features of the same video seen by another camera in another light, if there are any."""
 
 
 def sequences(
@@ -74,21 +76,22 @@ def chunks(data: list[Sequence], options: CrtTraining, rng: np.random.Generator,
     for index in rng.permutation(len(data)):
         sequence = data[index]
         start = int(rng.integers(L)) if shift and len(sequence.features) > 2 * L else 0
+        features = sequence.features if sequence.second is None or rng.random() < 0.5 else sequence.second
         lane = min(segments, key=len)
         for at in range(start, len(sequence.features), L):
-            lane.append((sequence.features[at : at + L], sequence.targets[at : at + L], at == start))
+            lane.append((features[at : at + L], sequence.targets[at : at + L], at == start))
     width = data[0].features.shape[1]
     length = max(len(lane) for lane in segments)
     for start in range(0, length, options.unroll):
         S, B = min(options.unroll, length - start), options.lanes
-        features = np.zeros((S, B, L, width), np.float32)
+        inputs = np.zeros((S, B, L, width), np.float32)
         mask = np.zeros((S, B, L), bool)
         targets = np.full((S, B, L), IGNORE)
         fresh = np.zeros((S, B), bool)
         for b, lane in enumerate(segments):
             for s, (x, y, first) in enumerate(lane[start : start + S]):
-                features[s, b, : len(x)], mask[s, b, : len(x)], targets[s, b, : len(x)], fresh[s, b] = x, True, y, first
-        yield Chunk(*(torch.from_numpy(a) for a in (features, mask, targets, fresh)))
+                inputs[s, b, : len(x)], mask[s, b, : len(x)], targets[s, b, : len(x)], fresh[s, b] = x, True, y, first
+        yield Chunk(*(torch.from_numpy(a) for a in (inputs, mask, targets, fresh)))
 
 
 def segment_targets(targets_BL: Tensor, classes: int) -> Tensor:

@@ -144,7 +144,7 @@ def _furnish(rng: np.random.Generator) -> Room:
         box(cx - rx, cy - ry, 0, cx + rx, cy + ry, 0.012, rug, texture=int(rng.choice([CLOTH, STRIPES, TILES])), scale=rng.uniform(0.05, 0.3),
             second=_tint(rng, 0.1, 0.8, 0.15))  # fmt: skip
 
-    # Kitchen along y = d: refrigerator, work top, stove, work top; cupboards above
+    # Kitchen along y = d: refrigerator, then machine, container rack, board and stove in any order; cupboards above
     fridge_w, fridge_h, deep = rng.uniform(0.58, 0.68), rng.uniform(1.45, 1.85), 0.6
     x = rng.uniform(0.10, 0.35)
     room.fridge_colour = _tint(rng, 0.55, 0.95, 0.02) if rng.random() < 0.8 else _tint(rng, 0.1, 0.9, 0.2)
@@ -160,7 +160,7 @@ def _furnish(rng: np.random.Generator) -> Room:
     # Hanging cupboards stay shallow, so that the cook's head is free.
     box(x, d - 0.32, 1.50, x + run, d, 2.15, front, texture=STRIPES, scale=0.6, second=front * 0.85)
     units = np.array([0.14, 0.38, 0.63, 0.87]) * run + x
-    machine, high, board, stove = units if rng.random() < 0.5 else units[[0, 2, 1, 3]]
+    machine, high, board, stove = units[rng.permutation(4)]
     for name, at in (("machine", machine), ("high", high), ("board", board), ("stove", stove)):
         room.spots[name] = Spot(float(at), d - deep - 0.36, np.pi / 2, top)
     room.spots["low"] = Spot(float(high) + 0.12, d - deep - 0.62, np.pi / 2, 0.35)

@@ -32,7 +32,7 @@ def test_its_card_states_data_method_and_measured_accuracy(bundled):
     assert (body["name"], body["digest"], tuple(body["labels"])) == (model.name, model.digest, model.labels)
     assert {"Fall", "Drink.Fromcup", "Walk"} <= set(body["labels"])
     assert body["rate"] == 8.0
-    assert body["frame_size"] == {"width": 160, "height": 120}
+    assert body["frame_size"] == {"width": 320, "height": 240}
     assert body["segment_seconds"] == body["segment_clips"] * body["clip_frames"] / body["rate"]
     assert body["memory_bytes"] == 2048
     test = body["card"]["accuracy"]["test"]

@@ -23,6 +23,7 @@ import pytest
 from app.problems import STATUS
 from app.routes.clips import _Stream
 from models import checkpoint
+from models.small import SPEC
 from pipelines.frames import Frame
 from pipelines.label import Labelling, describe
 from pipelines.recognizer import Recognizer
@@ -214,7 +215,7 @@ def test_batches_change_no_label(model):
     """Clip by clip or all at once: scores equal to 1e-5."""
     recognizer = Recognizer(checkpoint.load(model))
     rng = np.random.default_rng(0)
-    clips = rng.integers(0, 255, (9, 4, 120, 160, 3), np.uint8)
+    clips = rng.integers(0, 255, (9, 4, SPEC.height, SPEC.width, 3), np.uint8)
     together = recognizer.features(clips)
     alone = np.concatenate([recognizer.features(clip[None]) for clip in clips])
     assert np.abs(together - alone).max() < 1e-5 * max(1, np.abs(alone).max())

@@ -3,6 +3,7 @@
 No weights are fetched: each test makes the file that it loads.
 """
 
+import math
 import pickle
 import urllib.error
 import urllib.request
@@ -19,6 +20,7 @@ from torchvision.models._api import WeightsEnum
 from models.backbones import NAMES, PUBLISHED, create_backbone
 from models.base import Backbone
 from models.errors import BadWeights, UnknownBackbone, WeightsUnavailable
+from models.small import LOOK, SPEC, halves, look
 
 IMAGE = ("mobilenet_v3_small", "mobilenet_v3_large")
 
@@ -248,3 +250,19 @@ def test_clips_of_another_shape_are_named(change: str) -> None:
     with pytest.raises(ValueError, match=r"reads clips uint8\[B, 4, 224, 224, 3\], got torch\.") as caught:
         backbone(wrong)
     assert str(list(wrong.shape)) in str(caught.value).replace("torch.float32", "").replace("torch.uint8", "")
+
+
+def test_a_closer_look_is_as_sharp_as_the_picture() -> None:
+    """Of a small square every pixel is seen, of the whole picture the mean of those that fall together; outside is nothing."""
+    pictures = torch.zeros(1, 12, SPEC.height, SPEC.width)
+    pictures[..., ::2] = 255.0  # stripes, one pixel wide
+    levels = halves(pictures)
+    side = LOOK / SPEC.height
+    near = look(levels, torch.tensor([[0.5, 0.5, math.log(side)]]))
+    assert near.shape == (1, 12, LOOK, LOOK)
+    assert near.std() > 1.5  # black and white
+    far = look(levels, torch.tensor([[0.5, 0.5, math.log(4 * side)]]))
+    assert far.abs().max() < 0.3  # all grey
+    corner = look(levels, torch.tensor([[0.0, 0.0, math.log(side)]]))
+    assert (corner[..., : LOOK // 2 - 1] == 0).all()
+    assert corner[..., LOOK // 2 + 1 :, LOOK // 2 + 1 :].std() > 1.5

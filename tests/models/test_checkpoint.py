@@ -220,3 +220,18 @@ def test_a_backbone_and_a_classifier_that_do_not_fit_are_not_saved(tmp_path: Pat
         checkpoint.save(
             tmp_path, backbone, VideoClassifier(ClassifierConfig(feature_width=7, classes=1)), name="x", labels=["a"]
         )
+
+
+def test_a_training_can_begin_with_a_checkpoints_backbone(save: Any, backbone: Backbone) -> None:
+    """Its weights and the digest that names them; clips of another size do not matter, another network does."""
+    folder = save()
+    spec = json.loads((folder / "config.json").read_text())["backbone"]
+    torch.manual_seed(2)
+    other = create_backbone("small")
+    digest = checkpoint.start_from(folder, other)
+    assert digest == checkpoint.load(folder).digest
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, backbone.state_dict()[key]), key
+    assert spec["name"] == "small"
+    with pytest.raises(BadCheckpoint, match="no mobilenet_v3_small to begin with"):
+        checkpoint.start_from(folder, create_backbone("mobilenet_v3_small"))

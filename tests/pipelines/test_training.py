@@ -11,7 +11,7 @@ from models.small import SPEC
 from pipelines import evaluate, train_backbone
 from pipelines.config import BadConfig, Config, read_config
 from pipelines.datasets import BadDataset, LabelledVideo, Span, read_homesim
-from pipelines.features import cache_clips
+from pipelines.features import StoredClips, cache_clips, second_look
 from pipelines.homesim.make import make
 from pipelines.homesim.scenario import POSE_JOINTS, Recording
 from pipelines.train import run
@@ -206,3 +206,30 @@ def test_clips_of_another_data_set_are_not_trained_on(tmp_path):
         cache_clips(read_homesim(tmp_path / "data1"), SPEC, tmp_path / "pixels", workers=1)
     with pytest.raises(BadDataset, match="seed 0 there, 3 now"):
         list(make([Recording(1, 1, 0, 1, "Walk")], tmp_path / "data0", width=64, height=48, seed=3, workers=1))
+
+
+def test_stored_clips_are_those_that_were_given(tmp_path):
+    """In their order, each frame, but for what JPEG leaves out."""
+    clips = np.empty((5, 4, 48, 64, 3), np.uint8)
+    down, across = np.mgrid[:48, :64]
+    for n in range(5):
+        for t in range(4):
+            clips[n, t] = np.stack([down * 3 + n * 10, across * 2 + t * 20, down + across], -1)
+    StoredClips.store(tmp_path / "a.npy", clips)
+    stored = StoredClips(tmp_path / "a.npy")
+    assert len(stored) == 5
+    for n in (0, 3, 4):
+        assert np.abs(stored[n].astype(int) - clips[n]).mean() < 2
+        assert np.abs(stored[n].astype(int) - clips[(n + 1) % 5]).mean() > 2
+
+
+def test_a_second_look_is_the_same_for_all_of_a_video(tmp_path):
+    """Mirrored and in another light; another video gets another."""
+    clips = np.random.default_rng(0).integers(0, 255, (3, 4, 48, 64, 3), np.uint8)
+    clips[1:] = clips[0]
+    seen = second_look(clips, "one")
+    assert seen.shape == clips.shape
+    assert (seen[0] == seen[2]).all()
+    assert (seen != clips).any()
+    assert (second_look(clips, "one") == seen).all()
+    assert (second_look(clips, "two") != seen).any()
