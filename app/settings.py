@@ -15,6 +15,8 @@ from pipelines.label import BUNDLED
 from pipelines.video import Budget
 
 PREFIX = "CRT_"
+OTHERS = {"CRT_SERVER"}
+"""Of the same prefix, and not the service's: where its client looks for it."""
 
 
 class BadSetting(CrtError):  # noqa: N818 - named after what is wrong
@@ -81,7 +83,7 @@ class Settings(BaseSettings):
         """The settings that the environment gives. Raises BadSetting for a wrong value and for a name that means nothing."""
         names = {PREFIX + name.upper() for name in cls.model_fields}
         for name in os.environ:
-            if name.upper().startswith(PREFIX) and name.upper() not in names:
+            if name.upper().startswith(PREFIX) and name.upper() not in names | OTHERS:
                 near = difflib.get_close_matches(name.upper(), names, 1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
                 raise BadSetting(f"there is no setting {name}; {hint}")

@@ -1,6 +1,29 @@
-"""A client of streams: sends frames, hands out labels, and comes back by itself after any break. Needs no torch."""
+"""A client of streams: sends frames, hands out labels, and comes back by itself after any break. Needs no torch.
 
-from app.client.client import Lost, Refused, StreamClient
-from app.client.sources import BadSource, Camera, Folder, Source, VideoFile, open_source
+async with StreamClient("http://127.0.0.1:8000", "kitchen", top_k=3) as client:
+    async for message in client.messages(VideoFile(Path("kitchen.mp4"))):
+        print(message)
+"""
 
-__all__ = ["BadSource", "Camera", "Folder", "Lost", "Refused", "Source", "StreamClient", "VideoFile", "open_source"]
+from app.client.client import StreamClient
+from app.client.errors import (
+    BadAddress,
+    BadSource,
+    ClientError,
+    FrameTooLarge,
+    Lost,
+    ModelChanged,
+    Refused,
+    RequestRefused,
+    StreamExpired,
+    StreamOwned,
+    StreamUnknown,
+    Unreachable,
+)
+from app.client.sources import Camera, Encoding, Folder, Source, VideoFile, open_source
+
+__all__ = [
+    "BadAddress", "BadSource", "Camera", "ClientError", "Encoding", "Folder", "FrameTooLarge", "Lost", "ModelChanged",
+    "Refused", "RequestRefused", "Source", "StreamClient", "StreamExpired", "StreamOwned", "StreamUnknown", "Unreachable",
+    "VideoFile", "open_source",
+]  # fmt: skip

@@ -87,3 +87,9 @@ def test_a_client_that_likes_none_is_told(accept):
     """With what there is."""
     with pytest.raises(NotAcceptable, match="application/x-ndjson"):
         choose(accept)
+
+
+def test_the_clients_own_variable_does_not_stop_the_service(monkeypatch):
+    """Both may run in the same shell."""
+    monkeypatch.setenv("CRT_SERVER", "http://127.0.0.1:8000")
+    assert Settings.read().videos >= 1
