@@ -705,8 +705,11 @@ def growing(part: Path, suffix: str, turns: int, options: dict[str, str]):
     [("matroska", {"live": "1"}), ("mp4", FRAGMENT_EACH), ("mp4", FRAGMENTS), ("mpegts", {})],
     ids=["matroska", "mp4, each frame a fragment", "mp4", "mpegts"],
 )
-def test_an_hour_takes_no_more_memory_than_six_minutes(suffix, options, tmp_path):
-    """At 24 fps, 86,400 frames: neither here nor in the worker more than 8 MB come on top."""
+def test_an_hour_takes_no_more_memory_than_twelve_minutes(suffix, options, tmp_path):
+    """At 24 fps, 86,400 frames: no more than 4 MB come on top in the worker, nor 8 here, where FFmpeg's muxer also grows.
+
+    Twelve, because the first renewal of the demuxer (live_input.py) comes after about six and leaves 9 MB, once.
+    """
     part = numbered(tmp_path / "part.mp4", frames=240, fps=24.0, width=64, height=48, codec_options=NO_REORDERING).path
     me = psutil.Process()
 
@@ -726,5 +729,5 @@ def test_an_hour_takes_no_more_memory_than_six_minutes(suffix, options, tmp_path
     sampled, sizes = asyncio.run(attempt())
     assert sampled == 28_800
     assert len(sizes) == 10
-    assert max(here for here, _ in sizes) - sizes[0][0] < 8 << 20
-    assert max(there for _, there in sizes) - sizes[0][1] < 8 << 20
+    assert max(here for here, _ in sizes) - sizes[1][0] < 8 << 20
+    assert max(there for _, there in sizes) - sizes[1][1] < 4 << 20
