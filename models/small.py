@@ -148,6 +148,18 @@ class Reading(NamedTuple):
     """What lies there."""
 
 
+class Glance(NamedTuple):
+    """What the glance at the whole picture gives."""
+
+    centre_B1YX: Tensor
+    square_B3: Tensor
+    """As in Reading."""
+    found_B3: Tensor
+    """The same, within SIDES: where to look closer."""
+    whole_BW: Tensor
+    """What lies there, and the picture as a whole."""
+
+
 class Light(NamedTuple):
     """Another light on pictures in 0..1, by which training varies them: x * gain + offset, within 0..1."""
 
@@ -164,36 +176,53 @@ def tone(pictures_BCHW: Tensor, light: Light | None) -> Tensor:
 
 
 def halves(pictures_BCHW: Tensor) -> list[Tensor]:
-    """LEVELS pictures, each half the size of the one before: a pyramid (Williams, Pyramidal Parametrics, 1983)."""
+    """LEVELS pictures in 0..255, each half the size of the one before: a pyramid (Williams, Pyramidal Parametrics, 1983).
+
+    Whole numbers, as any program that resizes pictures gives them: so bytes can be halved as bytes.
+    """
     levels = [pictures_BCHW]
     for _ in range(LEVELS - 1):
         # At half the size, this is the mean of four pixels, by the fastest way.
-        levels.append(F.interpolate(levels[-1], scale_factor=0.5, mode="bilinear"))
+        levels.append(F.interpolate(levels[-1], scale_factor=0.5, mode="bilinear").add_(0.5).floor_())
     return levels
+
+
+def shares(square_B3: Tensor, size: int = LOOK) -> list[Tensor]:
+    """How much of each level of `halves` goes into a closer look of `size` pixels, each float[B]; they sum to one.
+
+    It is taken from the two levels between which it would be of that size, so that nothing flickers.
+    """
+    level_B = (square_B3[:, 2].exp() * (SPEC.height / size)).log2().clamp(0, LEVELS - 1)
+    return [(1 - (level_B - k).abs()).clamp(min=0) for k in range(LEVELS)]
+
+
+def grid(square_B3: Tensor, size: int = LOOK) -> Tensor:
+    """Where in a picture the pixels of the closer look lie, as F.grid_sample takes it: float[B, S, S, 2], -1 to 1 inside."""
+    half_B = square_B3[:, 2].exp()
+    theta_B23 = square_B3.new_zeros(len(square_B3), 2, 3)
+    theta_B23[:, 0, 0], theta_B23[:, 1, 1] = half_B * SPEC.height / SPEC.width, half_B
+    theta_B23[:, :, 2] = square_B3[:, :2] * 2 - 1
+    return F.affine_grid(theta_B23, [len(square_B3), 1, size, size], align_corners=False)
 
 
 def look(levels: list[Tensor], square_B3: Tensor, light: Light | None = None, size: int = LOOK) -> Tensor:
     """Squares of pictures in 0..255, scaled to size x size and toned; what lies outside a picture is zero.
 
     A square is its centre's x and y as shares of the picture's width and height, and the logarithm of its side over the height.
-    Each is taken from the two levels of `halves` between which it would be of the wanted size, so that nothing flickers.
     """
-    H, W = levels[0].shape[2:]
-    half_B = square_B3[:, 2].exp()
-    theta_B23 = square_B3.new_zeros(len(square_B3), 2, 3)
-    theta_B23[:, 0, 0], theta_B23[:, 1, 1] = half_B * H / W, half_B
-    theta_B23[:, :, 2] = square_B3[:, :2] * 2 - 1
-    grid_BSS2 = F.affine_grid(theta_B23, [len(square_B3), 1, size, size], align_corners=False)
-    level_B = (half_B * (H / size)).log2().clamp(0, LEVELS - 1)
+    grid_BSS2 = grid(square_B3, size)
     seen_BCSS = torch.zeros(())
-    for k, level_BCHW in enumerate(levels):
-        share_B111 = (1 - (level_B - k).abs()).clamp(min=0)[:, None, None, None]
-        if not torch.is_grad_enabled() and not share_B111.any():
+    for share_B, level_BCHW in zip(shares(square_B3, size), levels, strict=True):
+        if not torch.is_grad_enabled() and not share_B.any():
             continue
         part_BCSS = F.grid_sample(level_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False)
-        seen_BCSS = seen_BCSS + part_BCSS * share_B111
-    inside_BSS = (grid_BSS2.abs() <= 1).all(-1)
-    return tone(seen_BCSS, light) * inside_BSS[:, None]
+        seen_BCSS = seen_BCSS + part_BCSS * share_B[:, None, None, None]
+    return tone(seen_BCSS, light) * inside(grid_BSS2)
+
+
+def inside(grid_BSS2: Tensor) -> Tensor:
+    """Which pixels of a closer look lie in the picture: bool[B, 1, S, S]."""
+    return (grid_BSS2.abs() <= 1).all(-1)[:, None]
 
 
 class SmallBackbone(Backbone):
@@ -227,25 +256,34 @@ class SmallBackbone(Backbone):
         """
         levels = halves(pictures_BCHW)
         # NHWC memory under an NCHW view is what the convolutions of a CPU like best.
-        glance_BCHW = tone(levels[1], light).contiguous(memory_format=torch.channels_last)
-        eighth_BCYX = self.glance8(self.glance4(glance_BCHW))
+        glance = self.look_over(tone(levels[1], light).contiguous(memory_format=torch.channels_last))
+        looked_B3 = glance.found_B3.detach()
+        if square_B3 is not None:
+            looked_B3 = torch.where(square_B3.isnan(), looked_B3, square_B3)
+        near_BCSS = look(levels, looked_B3, light).contiguous(memory_format=torch.channels_last)
+        features_BF, places_BJYX, around_BJC = self.look_closer(near_BCSS, looked_B3, glance.whole_BW)
+        return Reading(features_BF, glance.centre_B1YX, glance.square_B3, looked_B3, places_BJYX, around_BJC)
+
+    def look_over(self, half_BCHW: Tensor) -> Glance:
+        """The glance, at toned pictures of half the size."""
+        eighth_BCYX = self.glance8(self.glance4(half_BCHW))
         sixteenth_BCYX = self.glance16(eighth_BCYX)
         centre_B1YX, there_B1C, at_B12 = self.centre(self.glance(eighth_BCYX, sixteenth_BCYX))
         side_B1 = self.side(there_B1C[:, 0]).float()
         found_B3 = torch.cat([at_B12[:, 0], side_B1.clamp(math.log(SIDES[0]), math.log(SIDES[1]))], dim=1)
-        looked_B3 = found_B3.detach()
-        if square_B3 is not None:
-            looked_B3 = torch.where(square_B3.isnan(), looked_B3, square_B3)
-        near_BCSS = look(levels, looked_B3, light).contiguous(memory_format=torch.channels_last)
+        # The mean says what a picture is like, the maximum whether something is anywhere in it.
+        parts = [there_B1C[:, 0], sixteenth_BCYX.mean((2, 3)), sixteenth_BCYX.amax((2, 3))]
+        whole_BW = torch.cat([part.float() for part in parts], dim=1)
+        return Glance(centre_B1YX, torch.cat([at_B12[:, 0], side_B1], dim=1), found_B3, whole_BW)
+
+    def look_closer(self, near_BCSS: Tensor, looked_B3: Tensor, whole_BW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The closer look, at toned pictures: features, and as in Reading places and what lies there."""
         fourth_BCYX = self.closer4(self.closer2(near_BCSS))
         below_BCYX = self.closer8(fourth_BCYX)
         places_BJYX, around_BJC, where_BJ2 = self.queries(self.closer(fourth_BCYX, below_BCYX))
-        sure_BJ1 = places_BJYX.flatten(2).softmax(-1).amax(-1, keepdim=True)
-        # The mean says what a picture is like, the maximum whether something is anywhere in it.
-        wholes = [
-            m for map_BCYX in (below_BCYX, sixteenth_BCYX) for m in (map_BCYX.mean((2, 3)), map_BCYX.amax((2, 3)))
-        ]
-        parts = [around_BJC.flatten(1), where_BJ2.flatten(1), sure_BJ1.flatten(1), looked_B3, there_B1C[:, 0], *wholes]
+        sure_BJ = places_BJYX.flatten(2).softmax(-1).amax(-1)
+        there_BC, wholes_BC = whole_BW.split([GLANCE[2], 2 * GLANCE[3]], dim=1)
+        parts = [around_BJC.flatten(1), where_BJ2.flatten(1), sure_BJ, looked_B3, there_BC]
+        parts += [below_BCYX.mean((2, 3)), below_BCYX.amax((2, 3)), wholes_BC]
         features_BF = self.mix(torch.cat([part.float() for part in parts], dim=1)).float()
-        found_B3 = torch.cat([at_B12[:, 0], side_B1], dim=1)
-        return Reading(features_BF, centre_B1YX, found_B3, looked_B3, places_BJYX, around_BJC)
+        return features_BF, places_BJYX, around_BJC

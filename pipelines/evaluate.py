@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from models import checkpoint
-from models.checkpoint import Checkpoint
 from pipelines import command
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at, read_homesim
 from pipelines.features import clips_of
+from pipelines.recognizer import Recognizer
 
 GAPS = ((0, 5), (5, 10), (10, 20), (20, 30), (30, 45), (45, 75))
 """Seconds between the end of a fetching and the drink."""
@@ -114,29 +113,28 @@ class Scores:
     """int[S]: clips in each segment."""
 
 
-@torch.inference_mode()
-def score(model: Checkpoint, clips: np.ndarray) -> Scores:
-    """Clips uint8[N, T, H, W, 3] of one video through backbone and CRT, from the initial memory on."""
-    features_NF = torch.cat(
-        [model.backbone(torch.from_numpy(np.array(clips[i : i + 32]))) for i in range(0, len(clips), 32)]
-    )
-    memory_BM = model.classifier.initial_memory(1)
+def score(recognizer: Recognizer, clips: np.ndarray) -> Scores:
+    """Clips uint8[N, T, H, W, 3] of one video, from the initial memory on, as the service sees them."""
+    features_NF = recognizer.features(clips)
+    memory_BM = recognizer.initial_memory()[None]
     scores, clip_scores, lengths = [], [], []
-    for segment_LF in features_NF.split(model.segment):
-        out = model.classifier(segment_LF[None], memory_BM)
+    for start in range(0, len(features_NF), recognizer.segment):
+        segment_BLF = features_NF[None, start : start + recognizer.segment]
+        out = recognizer.advance(segment_BLF, memory_BM, np.ones(segment_BLF.shape[:2], bool))
         memory_BM = out.memory_BM
-        scores.append(out.logits_BC.softmax(-1)[0])
-        clip_scores.append(out.position_logits_BLC.softmax(-1)[0])
-        lengths.append(len(segment_LF))
-    return Scores(torch.stack(scores).numpy(), torch.cat(clip_scores).numpy(), np.array(lengths))
+        scores.append(out.scores_BC[0])
+        clip_scores.append(out.scores_BLC[0])
+        lengths.append(segment_BLF.shape[1])
+    return Scores(np.stack(scores), np.concatenate(clip_scores), np.array(lengths))
 
 
-def measure(model: Checkpoint, videos: list[LabelledVideo]) -> dict[str, Any]:
+def measure(recognizer: Recognizer, videos: list[LabelledVideo]) -> dict[str, Any]:
     """The figures of a model card."""
+    model = recognizer.model
     labels, seconds = list(model.labels), model.segment * model.spec.clip_seconds
     found: dict[str, Scores] = {}
     for video in tqdm(videos, desc=f"evaluate {model.name}", unit="video"):
-        found[video.name] = score(model, clips_of(video.path, model.spec))
+        found[video.name] = score(recognizer, clips_of(video.path, model.spec))
     trimmed, days = [v for v in videos if v.label is not None], [v for v in videos if v.label is None]
     figures: dict[str, Any] = {}
     if trimmed:
@@ -166,16 +164,17 @@ def measure(model: Checkpoint, videos: list[LabelledVideo]) -> dict[str, Any]:
     return figures
 
 
-def measure_falls(model: Checkpoint, folder: Path) -> dict[str, Any]:
+def measure_falls(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
     """Falls found and false alarms on real clips: `segments.csv` has the columns clip and kind, Fall or ADL.
 
     A clip counts as a fall when any of its segments says Fall before all else.
     """
     with (folder / "segments.csv").open(newline="") as file:
         kinds = {row["clip"]: row["kind"] for row in csv.DictReader(file)}
+    model = recognizer.model
     fall, answers = model.labels.index("Fall"), {}
     for clip in sorted(kinds):
-        scores_SC = score(model, clips_of(folder / clip, model.spec)).scores_SC
+        scores_SC = score(recognizer, clips_of(folder / clip, model.spec)).scores_SC
         answers[clip] = [model.labels[i] for i in scores_SC.argmax(1)]
     found = {clip: model.labels[fall] in labels for clip, labels in answers.items()}
     return {
@@ -197,7 +196,7 @@ def main() -> None:
     )
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     args = parser.parse_args()
-    model = checkpoint.load(args.model)
+    model = Recognizer(checkpoint.load(args.model))
     if (args.data / "segments.csv").exists():
         figures = measure_falls(model, args.data)
     else:

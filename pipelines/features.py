@@ -8,6 +8,7 @@ Clip i of a video covers the times from i * T / rate on: the videos of a data se
 
 import hashlib
 import json
+import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -97,7 +98,8 @@ def cache_clips(videos: list[LabelledVideo], spec: ClipSpec, folder: Path, *, wo
     for video in missing:
         files[video.name].parent.mkdir(parents=True, exist_ok=True)
     if missing:
-        with ProcessPoolExecutor(workers) as pool:
+        # Not forked: a process that runs networks has threads, and what they hold locked would stay locked in a copy.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             jobs = [pool.submit(_cache_clips, video.path, spec, files[video.name]) for video in missing]
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="decode", unit="video"):
                 job.result()

@@ -13,6 +13,8 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.checkpoint import Checkpoint
+from models.small import SmallBackbone
+from pipelines.runtime import OnnxSmall
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +30,7 @@ class Prediction:
 
 
 class Recognizer:
-    """Runs a checkpoint's networks on the CPU."""
+    """Runs a checkpoint's networks on the CPU: the small backbone by ONNX Runtime (runtime.py), all else by torch."""
 
     def __init__(self, model: Checkpoint) -> None:
         """Takes the checkpoint's networks over: they are changed for speed, to others of the same results."""
@@ -38,6 +40,11 @@ class Recognizer:
         self.labels = model.labels
         self.background = model.background
         fold_norms(model.backbone)
+        self._fast = (
+            OnnxSmall(model.backbone, threads=torch.get_num_threads())
+            if isinstance(model.backbone, SmallBackbone)
+            else None
+        )
         self._turn = threading.Lock()
         self._first_memory_M = model.classifier.initial_memory(1)[0].numpy().copy()
 
@@ -49,6 +56,8 @@ class Recognizer:
     def features(self, clips_NTHWC: np.ndarray) -> np.ndarray:
         """Clips uint8[N, T, H, W, 3] to features float32[N, F]. Raises ValueError for another shape."""
         with self._turn:
+            if self._fast is not None:
+                return self._fast(clips_NTHWC)
             return self.model.backbone(torch.from_numpy(clips_NTHWC)).numpy()
 
     @torch.inference_mode()

@@ -24,6 +24,7 @@ from pipelines.card import card_text
 from pipelines.config import Config, read_config
 from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
 from pipelines.features import cache_clips, cache_features
+from pipelines.recognizer import Recognizer
 from pipelines.train_backbone import train_backbone
 from pipelines.train_crt import label_set, train_crt, train_data
 
@@ -101,13 +102,15 @@ def run(
     ):
         # Measured is what was stored: half-precision weights, loaded again.
         save_model(config, backbone, trained, labels, {}, folder)
-        measured[name] = evaluate.measure(checkpoint.load(folder), held_out)
+        measured[name] = evaluate.measure(Recognizer(checkpoint.load(folder)), held_out)
     for name, value in measured["with"].items():
         if not isinstance(value, list | dict):
             log.info("%-30s %8s   writer none %8s", name, value, measured["without"][name])
     card = make_card(config, videos, measured["with"], measured["without"])
     if homes is not None:
-        card["accuracy"]["real_homes"] = evaluate.measure_falls(checkpoint.load(config.run / "model"), homes)
+        card["accuracy"]["real_homes"] = evaluate.measure_falls(
+            Recognizer(checkpoint.load(config.run / "model")), homes
+        )
         log.info("real homes: %s", card["accuracy"]["real_homes"])
     (config.run / "card.json").write_text(json.dumps(card, indent=2))
     save_model(config, backbone, classifier, labels, card, target)

@@ -23,9 +23,11 @@ def test_crt_step_compares_each_writer_with_the_plain_transformer() -> None:
 
 
 def test_backbones_are_compared_per_sampled_frame_with_our_own() -> None:
-    """Ours first, then those asked for, each with its frames, size and rate."""
-    small, large = backbones.run(names=["mobilenet_v3_small"], seconds=0)
-    assert small.metric.startswith("small, ")
-    assert small.peer is None
+    """Ours as it is served first, then those asked for, each with its frames, size and rate."""
+    served, torch_small, large = backbones.run(names=["small", "mobilenet_v3_small"], seconds=0)
+    assert served.metric.startswith("small as served, 4 frames of 320x240")
+    assert (served.unit, served.peer) == ("ms/frame", None)
+    assert torch_small.metric == "small, 4 frames of 320x240 at 8/s"
     assert large.metric == "mobilenet_v3_small, 4 frames of 224x224 at 8/s"
-    assert (large.unit, large.peer, large.ratio) == ("ms/frame", "small", large.value / small.value)
+    for row in (torch_small, large):
+        assert (row.unit, row.peer, row.ratio) == ("ms/frame", "small as served", row.value / served.value)
