@@ -8,6 +8,7 @@ square, which both show as they are stored.
 A frame that is not sampled is decoded, because others refer to it, but not copied.
 """
 
+import bisect
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -335,6 +336,7 @@ class DecordReader:
         if abs(starts[0]) > 1e-6 or (steps < 0).any() or (steps > _LEAP).any() or _far_from_claim(starts, info):
             raise ReaderFailed("decord's times are wrong, or may be")
         self._starts, self._ends = starts.tolist(), times[:, 1].tolist()
+        self._keys = sorted(self._reader.get_key_indices())
         self._position = 0
 
     def pictures(self) -> Iterator[Picture]:
@@ -346,16 +348,28 @@ class DecordReader:
 
     def _render(self, index: int) -> Pixels:
         try:
-            # One by one: skip_frames and get_batch jump to key frames, and land on wrong ones in fragmented files and
-            # in those that do not start at zero.
             while self._position < index:
-                self._reader.next()
-                self._position += 1
+                self._pass(index)
             pixels = self._reader.next().asnumpy()
         except (decord.DECORDError, RuntimeError, StopIteration, MemoryError) as error:  # PyAV needs less memory
             raise ReaderFailed(f"decord stops at frame {index}") from error
         self._position = index + 1
         return pixels
+
+    def _pass(self, index: int) -> None:
+        """Goes on toward a frame.
+
+        skip_frames saves making pictures of what is passed. But where a key frame comes it jumps there (as get_batch does), and
+        lands on a wrong one in fragmented files and in those that do not start at zero: a key frame is reached step by step.
+        """
+        key = bisect.bisect_right(self._keys, self._position)
+        before_key = self._keys[key] - 1 if key < len(self._keys) else len(self._starts)
+        count = min(index, before_key) - self._position
+        if count > 0:
+            self._reader.skip_frames(count)
+        else:
+            self._reader.next()
+        self._position += max(count, 1)
 
     def close(self) -> None:
         """Frees what the reader holds."""
