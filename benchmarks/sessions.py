@@ -1,6 +1,6 @@
 """One commit of a session (3.6 KB, with its checkpoint in a ring of 1,000) in each store, against the bare store; the size of 10,000.
 
-Wall clock of one save after the other, all stores in turns, so that a slow moment of the machine meets all of them. The peer of
+Wall clock of one save after the other, each store in turns with its peer, so that a slow moment of the machine meets both. The peer of
 sqlite is one UPDATE of as many bytes in a transaction with the same synchronous, by sqlite3 in this thread; that of redis one SET
 by redis-py. `full` and redis wait for the disk at each commit, so their figures are the disk's. Redis is a server of the benchmark's own,
 with appendfsync always, over loopback; without redis-server its rows are left out. A state of the bundled model has 3.6 KB.
@@ -119,8 +119,11 @@ async def _measure(folder: Path, redis: RedisServer | None, commits: int) -> lis
             for _ in range(RING):  # a full ring drops its oldest checkpoint at each commit
                 await works[name]()
         idle = [await _idle(name, url) for name, url in urls.items() if name in ("sqlite full", "redis")]
-        times = await _timed(works | {f"bare {name}": peer for name, peer in peers.items()}, commits)
-    return [row for name in works for row in _rows(name, times[name], times.get(f"bare {name}"))] + idle
+        rows: list[Row] = []
+        for name, work in works.items():
+            ours, *bare_times = await _timed([work, *([peers[name]] if name in peers else [])], commits)
+            rows += _rows(name, ours, bare_times[0] if bare_times else None)
+    return rows + idle
 
 
 def _rows(name: str, ours: list[float], bare: list[float] | None) -> Iterable[Row]:
@@ -183,14 +186,14 @@ def _bare_sqlite(path: Path, synchronous: str) -> Callable[[], Awaitable[object]
     return commit
 
 
-async def _timed(works: dict[str, Callable[[], Awaitable[object]]], turns: int) -> dict[str, list[float]]:
+async def _timed(works: list[Callable[[], Awaitable[object]]], turns: int) -> list[list[float]]:
     """Milliseconds of each call."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
+    taken: list[list[float]] = [[] for _ in works]
     for _ in range(turns):
-        for name, work in works.items():
+        for times, work in zip(taken, works, strict=True):
             start = time.perf_counter()
             await work()
-            taken[name].append((time.perf_counter() - start) * 1e3)
+            times.append((time.perf_counter() - start) * 1e3)
     return taken
 
 

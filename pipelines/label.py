@@ -31,9 +31,9 @@ from pipelines.video import Budget, VideoSummary, VideoWarning
 
 BUNDLED = Path(__file__).parent.parent / "models" / "bundled"
 """The model that ships with the project."""
-CLIPS_A_CALL = 4
-"""Clips that go through the backbone together. More would not fit the processor's caches, and the decoder, its pipe being
-full, would have to wait; decord's threads burn processor time while they do."""
+CLIPS_A_CALL = 1
+"""Clips that go through the backbone together. While more are waited for and worked on, the decoder's pipe is full, and decord's
+threads use the time to make pictures that nobody wants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A model at work: clips to features, segments and memories to predictions and next memories. Arrays in, arrays out.
 
-Keeps nothing of any stream, so that rows of a batch may belong to any streams. Threads may share one; they take turns,
-since networks that each want all cores only hold each other up.
+Keeps nothing of any stream, so that rows of a batch may belong to any streams. Threads may share one; for torch's networks they
+take turns, since networks that each want all cores only hold each other up.
 Shapes: N clips, T frames, H x W pixels, F feature width, B streams, L clips in a segment, M memory width, C labels.
 """
 
@@ -55,9 +55,9 @@ class Recognizer:
     @torch.inference_mode()
     def features(self, clips_NTHWC: np.ndarray) -> np.ndarray:
         """Clips uint8[N, T, H, W, 3] to features float32[N, F]. Raises ValueError for another shape."""
+        if self._fast is not None:
+            return self._fast(clips_NTHWC)
         with self._turn:
-            if self._fast is not None:
-                return self._fast(clips_NTHWC)
             return self.model.backbone(torch.from_numpy(clips_NTHWC)).numpy()
 
     @torch.inference_mode()

@@ -6,6 +6,7 @@ Shapes: N clips, T frames, H x W pixels, F feature width, S x S pixels of the cl
 """
 
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from models.small import GLANCE, LEVELS, LOOK, SPEC, SmallBackbone, shares
 
 
 class OnnxSmall:
-    """Clips uint8[N, T, H, W, 3] to features float32[N, F], on so many threads.
+    """Clips uint8[N, T, H, W, 3] to features float32[N, F], on so many threads, whoever calls and how many do.
 
     Each thread sees one clip at a time: that costs no more than many at once, and a clip's feature is the same to the bit
     whatever else is asked for.
@@ -33,6 +34,7 @@ class OnnxSmall:
         self._look_over = _session(_LookOver(backbone), torch.zeros(1, C, height, width))
         self._look_closer = _session(_LookCloser(backbone), torch.zeros(1, C, LOOK, LOOK), square, whole)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backbone")
+        self._cores = threading.BoundedSemaphore(threads)
         cv2.setNumThreads(1)  # on pictures as small as these, more cost more than they save
 
     def __call__(self, clips_NTHWC: np.ndarray) -> np.ndarray:
@@ -47,10 +49,11 @@ class OnnxSmall:
         return np.concatenate([np.empty((0, SPEC.feature_width), np.float32), *found])
 
     def _feature(self, clip_THWC: np.ndarray) -> np.ndarray:
-        levels = halves(clip_THWC[None])
-        square_N3, whole_NW = self._look_over(_planes(levels[1]))
-        (feature_1F,) = self._look_closer(look(levels, square_N3), square_N3, whole_NW)
-        return feature_1F
+        with self._cores:
+            levels = halves(clip_THWC[None])
+            square_N3, whole_NW = self._look_over(_planes(levels[1]))
+            (feature_1F,) = self._look_closer(look(levels, square_N3), square_N3, whole_NW)
+            return feature_1F
 
 
 def halves(clips_NTHWC: np.ndarray) -> list[np.ndarray]:
