@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from app.metrics import Metrics
 from app.problems import Busy
 from app.settings import Settings, use_threads
 from models import checkpoint
@@ -26,10 +27,11 @@ _T = TypeVar("_T")
 class Engine:
     """The model, ready, and the places where it works. An async context manager: what runs ends with it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Loads the model. Raises BadCheckpoint."""
         use_threads(settings.threads)
         self.recognizer = Recognizer(checkpoint.load(settings.model))
+        self._metrics = metrics
         self._budget = settings.budget
         self._most = settings.videos + settings.waiting
         self._inside = 0
@@ -80,6 +82,7 @@ class Engine:
                 segments = iter(labelling)
                 while (segment := await self._in_thread(labelling, lambda: next(segments, None))) is not None:
                     yield segment
+                self._metrics.videos.inc()
                 yield labelling.result
             finally:
                 self._running.discard(labelling)

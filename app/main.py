@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from app import problems
 from app.batching import Batches
 from app.engine import Engine
+from app.metrics import Metrics
 from app.routes import clips, frames, ops, pieces, streams
 from app.sealing import own_key
 from app.sessions import open_store
@@ -26,15 +27,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
+        metrics = Metrics()
         async with (
             open_store(settings.sessions) as store,
-            Engine(settings) as engine,
-            Batches(engine.recognizer) as batches,
-            Streams(store, engine.recognizer, patience=settings.store_seconds) as held,
+            Engine(settings, metrics) as engine,
+            Batches(engine.recognizer, metrics) as batches,
+            Streams(store, engine.recognizer, metrics, patience=settings.store_seconds) as held,
         ):
             app.state.streams = held
             yield {
-                "engine": engine, "settings": settings, "batches": batches, "streams": held, "state_key": _state_key(settings)
+                "engine": engine, "settings": settings, "metrics": metrics, "batches": batches, "streams": held,
+                "state_key": _state_key(settings),
             }  # fmt: skip
 
     # The API's page with its scripts inside the package: a home service fetches nothing from outside.

@@ -215,9 +215,13 @@ class _Lingering(JSONResponse):
 def install(app: FastAPI) -> None:
     """Gives every error of the app this shape."""
 
+    def counted(request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        request.state.metrics.errors.labels(body["code"]).inc()
+        return body
+
     async def of_ours(request: Request, error: Exception) -> JSONResponse:
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-        body = problem_of(error)
+        body = counted(request, problem_of(error))
         if not isinstance(error, RequestError):
             return _answer(body, headers)
         answer = _Lingering(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
@@ -233,7 +237,7 @@ def install(app: FastAPI) -> None:
             {"parameter": ".".join(str(part) for part in e["loc"][1:]), "problem": e["msg"]} for e in error.errors()
         ]
         detail = "; ".join(f"{e['parameter']}: {e['problem']}" for e in errors)
-        return _answer(problem("parameter_bad", detail, errors=errors))
+        return _answer(counted(request, problem("parameter_bad", detail, errors=errors)))
 
     async def of_framework(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -243,7 +247,8 @@ def install(app: FastAPI) -> None:
             405: f"{request.method} is not possible at {request.url.path}. See /docs.",
         }
         headers = dict(error.headers) if error.headers else None
-        return _answer(problem(code, details.get(error.status_code, str(error.detail)), error.status_code), headers)
+        body = problem(code, details.get(error.status_code, str(error.detail)), error.status_code)
+        return _answer(counted(request, body), headers)
 
     app.add_exception_handler(CrtError, of_ours)
     app.add_exception_handler(ClientDisconnect, of_gone)

@@ -152,12 +152,15 @@ class Credit(_Message):
     frames: int
 
 
+DropReason = Literal["gap", "late", "undecodable", "live"]
+
+
 class Dropped(_Message):
     """Frames that are in no label."""
 
     type: Literal["dropped"] = "dropped"
     frames: int
-    reason: Literal["gap", "late", "undecodable", "live"]
+    reason: DropReason
     detail: str
 
 

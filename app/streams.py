@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
+from app.metrics import Metrics
 from app.protocol import Options
 from app.sessions.base import (
     Answer,
@@ -158,9 +159,10 @@ class Held:
 class Streams:
     """All streams of this service. An async context manager: on leaving, what is held is given up."""
 
-    def __init__(self, store: SessionStore, recognizer: Recognizer, *, patience: float) -> None:
+    def __init__(self, store: SessionStore, recognizer: Recognizer, metrics: Metrics, *, patience: float) -> None:
         """patience is for how many seconds a store that is away is tried again."""
         self.store, self.recognizer, self._patience = store, recognizer, patience
+        self._metrics = metrics
         self._process = process()
         self._held: dict[str, Held] = {}
         self._rest: dict[str, tuple[float, int, Stream]] = {}
@@ -181,6 +183,7 @@ class Streams:
             try:
                 for id in await self.store.expire(time.time()):
                     self._rest.pop(id, None)
+                    self._metrics.expired.inc()
                     log.info("stream %s has expired", id)
             except StoreUnavailable:
                 pass  # the store has logged it
@@ -250,7 +253,15 @@ class Streams:
         """
         claim = self._claims.setdefault(id, asyncio.Lock())
         async with claim:
-            return await self._hold(id, client, evict, takeover=takeover, make=make)
+            try:
+                held = await self._hold(id, client, evict, takeover=takeover, make=make)
+            except CrtError as error:
+                self._metrics.refused.labels(error.code).inc()
+                raise
+            self._metrics.admitted.inc()
+            if held.session.version > 0:
+                self._metrics.resumed.inc()
+            return held
 
     async def _hold(
         self, id: str, client: str | None, evict: Callable[[CrtError], None], *, takeover: bool, make: Options | None
@@ -402,9 +413,14 @@ class Streams:
                 again = True
                 raise
 
+        self._metrics.state_bytes.observe(len(session.state))
         try:
-            return await self.patiently(once)
+            with self._metrics.working("store"):
+                saved = await self.patiently(once)
+            self._metrics.commits.inc()
+            return saved
         except VersionConflict as conflict:
+            self._metrics.conflicts.inc()
             gone = SessionUnknown(held.id) if conflict.found is None else None
             why = gone or StreamOwned(f"another client has taken over stream {held.id!r}")
             held.lost = held.lost or why

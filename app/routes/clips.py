@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app import schemas
 from app.engine import Engine
+from app.metrics import Metrics
 from app.negotiation import JSON, NDJSON, SSE, choose
 from app.problems import documented, problem_of
 from app.settings import Settings
@@ -106,7 +107,7 @@ async def answered(request: Request, items: Items, form: str, stack: AsyncExitSt
         return JSONResponse(await _unless_gone(request, _last(items)))
     # Whatever is wrong with the video as a whole shows before its first segment, and still gets a status.
     first = await _unless_gone(request, anext(items))
-    answer = _Stream(_lines(first, items, form), media_type=form, headers=_UNBUFFERED)
+    answer = _Stream(_lines(first, items, form, request.state.metrics), media_type=form, headers=_UNBUFFERED)
     answer.stack, answer.patience = stack.pop_all(), request.state.settings.answer_idle_seconds
     return answer
 
@@ -142,13 +143,17 @@ class _Stream(StreamingResponse):
                 log.info("a client has read nothing for %g s; the labelling of its video is ended", self.patience)
 
 
-async def _lines(first: tuple[str, dict[str, Any]], items: Items, form: str) -> AsyncGenerator[bytes, None]:
+async def _lines(
+    first: tuple[str, dict[str, Any]], items: Items, form: str, metrics: Metrics
+) -> AsyncGenerator[bytes, None]:
     try:
         yield _encode(*first, form)
         async for kind, body in items:
             yield _encode(kind, body, form)
     except Exception as error:  # the status is gone: the client learns of any error in the stream, and the log, too
-        yield _encode("problem", problem_of(error), form)
+        body = problem_of(error)
+        metrics.errors.labels(body["code"]).inc()
+        yield _encode("problem", body, form)
 
 
 async def _last(items: Items) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from starlette.datastructures import QueryParams
 from app import protocol
 from app.batching import Batches
 from app.engine import Engine
+from app.metrics import Metrics
 from app.problems import problem_of
 from app.protocol import CLOSE, FRAMES, HEADER, VIDEO, Options
 from app.schemas import Label, ModelName, Size
@@ -161,6 +162,7 @@ class Connection:
         self._settings: Settings = socket.state.settings
         self._streams: Streams = socket.state.streams
         self._batches: Batches = socket.state.batches
+        self._metrics: Metrics = socket.state.metrics
         self._inbox = _Inbox(self._settings.credit, self._settings.inbox_bytes)
         self._sending = asyncio.Lock()
         self._evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -251,6 +253,15 @@ class Connection:
             final=final, latency=None if latency is None else round(latency, 6), missing=result.missing,
         )  # fmt: skip
 
+    async def _tell_segment(self, result: SegmentResult, arrived: float, *, final: bool) -> None:
+        latency = time.monotonic() - arrived
+        self._metrics.latency.labels("final" if final else "provisional").observe(latency)
+        await self._tell(self._segment(result, final=final, latency=latency))
+
+    async def _tell_dropped(self, frames: int, reason: protocol.DropReason, detail: str) -> None:
+        self._metrics.dropped.labels(reason).inc(frames)
+        await self._tell(protocol.Dropped(frames=frames, reason=reason, detail=detail))
+
     async def _tell_events(self, changes: tuple[EventChange, ...] | list[EventChange], segment: int) -> None:
         for change in changes:
             event = change.event
@@ -269,6 +280,7 @@ class Connection:
         """Says why, and closes."""
         body = problem_of(error)
         code = body["code"]
+        self._metrics.errors.labels(code).inc()
         reason, reconnect = "error", code in ("store_unavailable", "busy", "reader_slow", "internal")
         if isinstance(error, ServiceMoves):
             reason, reconnect = "shutdown", True
@@ -299,11 +311,11 @@ class Connection:
                 raise WebSocketDisconnect(message.get("code", 1006))
             data: bytes | str = message.get("bytes") or message.get("text") or b""
             live = self.held.options.policy == "live"
+            if isinstance(data, bytes):
+                self._metrics.received.inc()
             dropped = await self._inbox.put(_Item(time.monotonic(), data), live=live)
             if dropped:
-                await self._tell(
-                    protocol.Dropped(frames=dropped, reason="live", detail="frames came faster than they are worked on")
-                )
+                await self._tell_dropped(dropped, "live", "frames came faster than they are worked on")
             if live and isinstance(data, bytes):
                 await self._grant()
 
@@ -370,26 +382,24 @@ class Connection:
             return
         if stream.latest is not None and number > stream.frame:
             left_out = number - stream.frame
-            await self._tell(
-                protocol.Dropped(
-                    frames=left_out, reason="gap", detail=f"frames {stream.frame} to {number - 1} did not come"
-                )
-            )
+            await self._tell_dropped(left_out, "gap", f"frames {stream.frame} to {number - 1} did not come")
         if stream.latest is not None and seconds <= stream.latest:
             detail = f"frame {number} at {seconds!r} s is not later than the one before, at {stream.latest!r} s"
             stream.lose(number)
-            await self._tell(protocol.Dropped(frames=1, reason="late", detail=detail))
+            await self._tell_dropped(1, "late", detail)
             return
         if not stream.needs(seconds):
             stream.take(seconds, number)
             return
         picture = memoryview(item.data)[HEADER.size :]
         try:
-            pixels = await asyncio.to_thread(decode_picture, picture, stream.spec)
+            with self._metrics.working("decode"):
+                pixels = await asyncio.to_thread(decode_picture, picture, stream.spec)
         except BadPicture as error:
             stream.lose(number)
-            await self._tell(protocol.Dropped(frames=1, reason="undecodable", detail=f"frame {number}: {error}"))
+            await self._tell_dropped(1, "undecodable", f"frame {number}: {error}")
             return
+        self._metrics.sampled.inc()
         for clip in stream.push(Frame(pixels, seconds), stream.take(seconds, number)):
             await self._clip(clip, item.arrived)
 
@@ -400,14 +410,14 @@ class Connection:
             await self._finish(segment, arrived)
         elif self.held.options.provisional and (rest := stream.rest()) is not None:
             scores_C, _, _ = await self._batches.advance(rest.features_LF, rest.memory_M, rest.mask_L)
-            await self._tell(self._segment(rest.result(scores_C), final=False, latency=time.monotonic() - arrived))
+            await self._tell_segment(rest.result(scores_C), arrived, final=False)
 
     async def _finish(self, segment: Segment, arrived: float) -> None:
         predicted = await self._batches.advance(segment.features_LF, segment.memory_M, segment.mask_L)
         step = self.held.stream.advance(segment, *predicted)
         # Told is only what is durable: nobody else may say otherwise later.
         await self._commit()
-        await self._tell(self._segment(step.result, final=True, latency=time.monotonic() - arrived))
+        await self._tell_segment(step.result, arrived, final=True)
         await self._tell_events(step.events, step.result.index)
         await self._ack()
 

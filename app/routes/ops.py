@@ -1,11 +1,16 @@
 """What the service is and how it is."""
 
+import math
+
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
 
 from app import schemas
 from app.engine import Engine
+from app.metrics import CONTENT_TYPE, Metrics
 from app.problems import documented
+from app.sessions.base import StoreUnavailable
 from app.streams import Streams
 from pipelines.workers import workers
 
@@ -22,6 +27,26 @@ async def model(request: Request) -> schemas.ModelCard:
         frame_size=schemas.Size(width=spec.width, height=spec.height), clip_frames=spec.frames, segment_clips=model.segment,
         segment_seconds=model.segment * spec.clip_seconds, memory_bytes=model.memory * 4, card=model.card,
     )  # fmt: skip
+
+
+@router.get(
+    "/metrics",
+    summary="Counts and times, for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE: {}}, "description": "docs/metrics.md says what each is."}},
+)
+async def metrics(request: Request) -> Response:
+    """While the store is away, what it would say of itself is not a number."""
+    metrics: Metrics = request.state.metrics
+    streams: Streams = request.state.streams
+    metrics.live_streams.set(streams.held)
+    try:
+        metrics.sessions.set(await streams.store.count())
+        metrics.store_bytes.set(await streams.store.size())
+    except StoreUnavailable:
+        metrics.sessions.set(math.nan)
+        metrics.store_bytes.set(math.nan)
+    return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
 @router.get("/healthz", summary="Is the process alive?")
