@@ -1,4 +1,4 @@
-"""The networks, shared by all streams: what is due goes through them together, oldest first.
+"""The networks, shared by all streams: what is due goes through them oldest first, segments together, clips as the backbone likes it.
 
 Each stream waits for its clip before it gives the next one, so that of many streams none can take more than its turn.
 Shapes: T frames, H x W pixels, F feature width, L clips in a segment, M memory width, C labels.
@@ -19,29 +19,40 @@ from pipelines.recognizer import Recognizer
 _Asked = TypeVar("_Asked")
 _Told = TypeVar("_Told")
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-MOST_CLIPS = 8
-"""Clips in a batch: more do not make a processor faster, and all of a batch wait for the last."""
 MOST_SEGMENTS = 32
+GATHER = 0.006
+"""Seconds that a segment waits for others to come: a step for four streams costs little more than one for one."""
 
 
 class _Queue(Generic[_Asked, _Told]):
     """What waits for one of the networks."""
 
-    def __init__(self, stage: str, most: int, work: Callable[[list[_Asked]], list[_Told]], metrics: Metrics) -> None:
-        self._most, self._work = most, work
+    def __init__(
+        self, stage: str, most: int, gather: float, work: Callable[[list[_Asked]], list[_Told]], metrics: Metrics
+    ) -> None:
+        self._most, self._gather, self._work = most, gather, work
         self._waiting: deque[tuple[float, _Asked, asyncio.Future[_Told]]] = deque()
         self._stage, self._metrics = stage, metrics
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        self._due = asyncio.Event()
 
     def add(self, asked: _Asked) -> asyncio.Future[_Told]:
         answer: asyncio.Future[_Told] = asyncio.get_running_loop().create_future()
         self._waiting.append((time.perf_counter(), asked, answer))
+        self._due.set()
         return answer
 
-    async def serve(self, thread: ThreadPoolExecutor) -> None:
-        """Does a batch in that thread."""
+    async def serve(self, threads: ThreadPoolExecutor) -> None:
+        """Does batch after batch, each in one of the threads; several may serve side by side."""
+        while True:
+            await self._due.wait()
+            if self._waiting:
+                if self._gather and len(self._waiting) < self._most:
+                    await asyncio.sleep(self._gather)
+                await self._batch(threads)
+            else:
+                self._due.clear()
+
+    async def _batch(self, threads: ThreadPoolExecutor) -> None:
         batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         batch = [one for one in batch if not one[2].done()]  # whoever asked may have gone
         if not batch:
@@ -51,10 +62,9 @@ class _Queue(Generic[_Asked, _Told]):
             self._metrics.queue.labels(self._stage).observe(started - since)
         self._metrics.batch.labels(self._stage).observe(len(batch))
         try:
-            with self._metrics.working(self._stage):
-                answers = await asyncio.get_running_loop().run_in_executor(
-                    thread, self._work, [asked for _, asked, _ in batch]
-                )
+            answers = await asyncio.get_running_loop().run_in_executor(
+                threads, self._measured, [asked for _, asked, _ in batch]
+            )
         except Exception as error:  # handed to all who wait for this batch
             for _, _, answer in batch:
                 if not answer.done():
@@ -64,48 +74,43 @@ class _Queue(Generic[_Asked, _Told]):
             if not answer.done():
                 answer.set_result(one)
 
+    def _measured(self, asked: list[_Asked]) -> list[_Told]:
+        """In a thread."""
+        with self._metrics.working(self._stage):
+            return self._work(asked)
+
 
 class Batches:
-    """Batches of clips and of segments, one after the other, in a thread of their own. An async context manager."""
+    """The two queues, and the threads that work on them. An async context manager."""
 
     def __init__(self, recognizer: Recognizer, metrics: Metrics) -> None:
         self._recognizer = recognizer
-        self._clips: _Queue[np.ndarray, np.ndarray] = _Queue("backbone", MOST_CLIPS, self._features, metrics)
-        self._segments: _Queue[_Arrays, _Arrays] = _Queue("crt", MOST_SEGMENTS, self._advance, metrics)
-        self._due = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="networks")
+        self._clips: _Queue[np.ndarray, np.ndarray] = _Queue(
+            "backbone", recognizer.clips_a_call, 0.0, self._features, metrics
+        )
+        self._segments: _Queue[_Arrays, _Arrays] = _Queue("crt", MOST_SEGMENTS, GATHER, self._advance, metrics)
+        # Segments have a thread of their own: they are quick, and someone waits for their labels.
+        self._threads = ThreadPoolExecutor(recognizer.side_by_side + 1, thread_name_prefix="networks")
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="batches")
+        work = [self._segments.serve(self._threads)]
+        work += [self._clips.serve(self._threads) for _ in range(self._recognizer.side_by_side)]
+        self._serving = [asyncio.create_task(one, name="batches") for one in work]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        self._thread.shutdown(wait=True)
+        for task in self._serving:
+            task.cancel()
+        await asyncio.wait(self._serving)
+        self._threads.shutdown(wait=True)
 
     async def feature(self, clip_THWC: np.ndarray) -> np.ndarray:
         """A clip uint8[T, H, W, 3] to its feature float32[F]."""
-        answer = self._clips.add(clip_THWC)
-        self._due.set()
-        return await answer
+        return await self._clips.add(clip_THWC)
 
     async def advance(self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray) -> _Arrays:
         """A segment and a memory to scores float32[C], those of its clips float32[L, C] and the next memory float32[M]."""
-        answer = self._segments.add((features_LF, memory_M, mask_L))
-        self._due.set()
-        return await answer
-
-    async def _run(self) -> None:
-        while True:
-            await self._due.wait()
-            # Segments first: they are quick, and someone waits for their labels.
-            if self._segments:
-                await self._segments.serve(self._thread)
-            elif self._clips:
-                await self._clips.serve(self._thread)
-            else:
-                self._due.clear()
+        return await self._segments.add((features_LF, memory_M, mask_L))
 
     def _features(self, clips: list[np.ndarray]) -> list[np.ndarray]:
         return list(self._recognizer.features(np.stack(clips)))

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from app.metrics import Metrics
 from app.problems import Busy
-from app.settings import Settings, use_threads
+from app.settings import Settings
 from models import checkpoint
 from pipelines.label import Labelling, VideoResult
 from pipelines.recognizer import Recognizer
@@ -29,8 +29,7 @@ class Engine:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Loads the model. Raises BadCheckpoint."""
-        use_threads(settings.threads)
-        self.recognizer = Recognizer(checkpoint.load(settings.model))
+        self.recognizer = Recognizer(checkpoint.load(settings.model), threads=settings.threads)
         self._metrics = metrics
         self._budget = settings.budget
         self._most = settings.videos + settings.waiting

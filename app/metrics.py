@@ -6,7 +6,7 @@ the arrival of the last frame that a label covers to the moment before the label
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from prometheus_client import (
     CollectorRegistry,
@@ -56,6 +56,7 @@ class Metrics:
             "crt_compute_seconds", "Work on a frame (decode), a batch (backbone, crt) or a commit (store).", ["stage"],
             buckets=SECONDS, registry=r,
         )  # fmt: skip
+        self.cpu = Counter("crt_cpu_seconds_total", "Processor time of that work.", ["stage"], registry=r)
         self.latency = Histogram(
             "crt_label_latency_seconds", "From the arrival of the last frame that a label covers to the label.", ["kind"],
             buckets=SECONDS, registry=r,
@@ -71,6 +72,8 @@ class Metrics:
         for stage in ("backbone", "crt"):
             self.batch.labels(stage)
             self.queue.labels(stage)
+        for stage in ("decode", "backbone", "crt"):
+            self.cpu.labels(stage)
         for stage in ("decode", "backbone", "crt", "store"):
             self.compute.labels(stage)
         for kind in ("provisional", "final"):
@@ -82,7 +85,17 @@ class Metrics:
 
     @contextmanager
     def working(self, stage: str) -> Iterator[None]:
-        """Measures a stage's work, whether it succeeds or not."""
+        """Measures a stage's work, whether it succeeds or not, in the thread that does it."""
+        started = thread_time()
+        try:
+            with self.waiting(stage):
+                yield
+        finally:
+            self.cpu.labels(stage).inc(thread_time() - started)
+
+    @contextmanager
+    def waiting(self, stage: str) -> Iterator[None]:
+        """The same for work that is done elsewhere."""
         started = perf_counter()
         try:
             yield

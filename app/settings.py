@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Self
 
-import torch
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -111,8 +110,3 @@ def spool() -> Path:
 def cores() -> int:
     """Processor cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def use_threads(count: int) -> None:
-    """Gives the networks `count` cores, in this process."""
-    torch.set_num_threads(count)

@@ -415,7 +415,7 @@ class Streams:
 
         self._metrics.state_bytes.observe(len(session.state))
         try:
-            with self._metrics.working("store"):
+            with self._metrics.waiting("store"):
                 saved = await self.patiently(once)
             self._metrics.commits.inc()
             return saved

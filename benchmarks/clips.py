@@ -28,7 +28,6 @@ import decord
 import httpx
 import numpy as np
 import psutil
-import torch
 
 from benchmarks.harness import FOLDER, Row, note
 from models import checkpoint
@@ -215,9 +214,8 @@ def bare_loops(model: Path, count: int, *, threads: int) -> Iterator[Way]:
 def answer() -> None:
     """In such a process: labels as many videos as each line that comes in says."""
     model, threads = sys.argv[1], int(sys.argv[2])
-    torch.set_num_threads(threads)
     decord.logging.set_level(decord.logging.QUIET)
-    recognizer = Recognizer(checkpoint.load(model))
+    recognizer = Recognizer(checkpoint.load(model), threads=threads)
     for videos in sys.stdin:
         print(sum(by_itself(VIDEO, recognizer) for _ in range(int(videos))), flush=True)
 

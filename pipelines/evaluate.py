@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from models import checkpoint
@@ -196,7 +197,7 @@ def main() -> None:
     )
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     args = parser.parse_args()
-    model = Recognizer(checkpoint.load(args.model))
+    model = Recognizer(checkpoint.load(args.model), threads=torch.get_num_threads())
     if (args.data / "segments.csv").exists():
         figures = measure_falls(model, args.data)
     else:

@@ -261,9 +261,7 @@ def main() -> None:
     parser.add_argument("--threads", type=command.count, help="processor cores to use (default: all)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    recognizer = Recognizer(checkpoint.load(args.model))
+    recognizer = Recognizer(checkpoint.load(args.model), threads=args.threads or torch.get_num_threads())
     with Labelling(args.video, recognizer) as labelling:
         duration = labelling.video.info.duration
         shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]" if duration else "{n:.0f} s [{elapsed}]"

@@ -32,19 +32,26 @@ class Prediction:
 class Recognizer:
     """Runs a checkpoint's networks on the CPU: the small backbone by ONNX Runtime (runtime.py), all else by torch."""
 
-    def __init__(self, model: Checkpoint) -> None:
-        """Takes the checkpoint's networks over: they are changed for speed, to others of the same results."""
+    side_by_side: int
+    """Calls of features() that are worked on at the same time."""
+    clips_a_call: int
+    """Clips in a call beyond which more bring no more speed."""
+
+    def __init__(self, model: Checkpoint, *, threads: int) -> None:
+        """Takes the checkpoint's networks over: they are changed for speed, to others of the same results.
+
+        `threads` cores work on clips. It sets torch's threads for the whole process.
+        """
         self.model = model
         self.spec = model.spec
         self.segment = model.segment
         self.labels = model.labels
         self.background = model.background
         fold_norms(model.backbone)
-        self._fast = (
-            OnnxSmall(model.backbone, threads=torch.get_num_threads())
-            if isinstance(model.backbone, SmallBackbone)
-            else None
-        )
+        self._fast = OnnxSmall(model.backbone, threads=threads) if isinstance(model.backbone, SmallBackbone) else None
+        self.side_by_side, self.clips_a_call = (threads, 1) if self._fast else (1, 8)
+        # A CRT step is too small to be shared: two threads take three times the processor time of one, and no less of the clock's.
+        torch.set_num_threads(1 if self._fast else threads)
         self._turn = threading.Lock()
         self._first_memory_M = model.classifier.initial_memory(1)[0].numpy().copy()
 

@@ -102,14 +102,14 @@ def run(
     ):
         # Measured is what was stored: half-precision weights, loaded again.
         save_model(config, backbone, trained, labels, {}, folder)
-        measured[name] = evaluate.measure(Recognizer(checkpoint.load(folder)), held_out)
+        measured[name] = evaluate.measure(Recognizer(checkpoint.load(folder), threads=config.threads), held_out)
     for name, value in measured["with"].items():
         if not isinstance(value, list | dict):
             log.info("%-30s %8s   writer none %8s", name, value, measured["without"][name])
     card = make_card(config, videos, measured["with"], measured["without"])
     if homes is not None:
         card["accuracy"]["real_homes"] = evaluate.measure_falls(
-            Recognizer(checkpoint.load(config.run / "model")), homes
+            Recognizer(checkpoint.load(config.run / "model"), threads=config.threads), homes
         )
         log.info("real homes: %s", card["accuracy"]["real_homes"])
     (config.run / "card.json").write_text(json.dumps(card, indent=2))

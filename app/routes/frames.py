@@ -28,7 +28,7 @@ from app.settings import Settings
 from app.streams import RENEW, Held, ServiceMoves, StreamOwned, Streams, check_id
 from models.errors import CrtError
 from pipelines.events import EventChange
-from pipelines.frames import Clip, Frame
+from pipelines.frames import Clip, Frame, Pixels
 from pipelines.label import ranked
 from pipelines.live import LiveVideo, open_live
 from pipelines.pictures import BadPicture, decode_picture
@@ -393,8 +393,7 @@ class Connection:
             return
         picture = memoryview(item.data)[HEADER.size :]
         try:
-            with self._metrics.working("decode"):
-                pixels = await asyncio.to_thread(decode_picture, picture, stream.spec)
+            pixels = await asyncio.to_thread(self._pixels, picture)
         except BadPicture as error:
             stream.lose(number)
             await self._tell_dropped(1, "undecodable", f"frame {number}: {error}")
@@ -402,6 +401,11 @@ class Connection:
         self._metrics.sampled.inc()
         for clip in stream.push(Frame(pixels, seconds), stream.take(seconds, number)):
             await self._clip(clip, item.arrived)
+
+    def _pixels(self, picture: memoryview) -> Pixels:
+        """In a thread. Raises BadPicture."""
+        with self._metrics.working("decode"):
+            return decode_picture(picture, self.held.stream.spec)
 
     async def _clip(self, clip: Clip, arrived: float) -> None:
         stream = self.held.stream

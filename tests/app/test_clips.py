@@ -171,7 +171,7 @@ def test_the_service_the_command_and_frames_one_by_one_give_the_same(client, mod
     command = [sys.executable, "-m", "pipelines.label", str(KITCHEN), "--json", "--top-k", "5", "--model", str(model)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     said = json.loads(done.stdout)
-    recognizer = Recognizer(checkpoint.load(model))
+    recognizer = Recognizer(checkpoint.load(model), threads=1)
     stream = Stream(
         recognizer.spec,
         recognizer.segment,
@@ -213,7 +213,7 @@ def test_the_service_the_command_and_frames_one_by_one_give_the_same(client, mod
 
 def test_batches_change_no_label(model):
     """Clip by clip or all at once: scores equal to 1e-5."""
-    recognizer = Recognizer(checkpoint.load(model))
+    recognizer = Recognizer(checkpoint.load(model), threads=1)
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 255, (9, 4, SPEC.height, SPEC.width, 3), np.uint8)
     together = recognizer.features(clips)
@@ -558,7 +558,7 @@ def test_real_videos_are_labelled(client):
 
 def test_the_result_is_what_labelling_says(model):
     """describe() is the whole answer: no field is made up by the service."""
-    recognizer = Recognizer(checkpoint.load(model))
+    recognizer = Recognizer(checkpoint.load(model), threads=1)
     with Labelling(KITCHEN, recognizer) as labelling:
         segments = list(labelling)
     body = describe(labelling.result, recognizer, 5)

@@ -85,5 +85,5 @@ def test_clips_of_another_shape_are_named(bundled):
 
 def test_a_recognizer_serves_with_it(clips, bundled):
     _, fast = bundled
-    recognizer = Recognizer(checkpoint.load(BUNDLED))
+    recognizer = Recognizer(checkpoint.load(BUNDLED), threads=1)
     np.testing.assert_allclose(recognizer.features(clips[:2]), fast(clips[:2]), atol=1e-4)
