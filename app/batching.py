@@ -14,10 +14,12 @@ from typing import Generic, Self, TypeVar
 import numpy as np
 
 from app.metrics import Metrics
+from pipelines.frames import Pixels
 from pipelines.recognizer import Recognizer
 
 _Asked = TypeVar("_Asked")
 _Told = TypeVar("_Told")
+_Frames = tuple[Pixels, ...]
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 MOST_SEGMENTS = 32
 GATHER = 0.006
@@ -85,15 +87,16 @@ class Batches:
 
     def __init__(self, recognizer: Recognizer, metrics: Metrics) -> None:
         self._recognizer = recognizer
-        self._clips: _Queue[np.ndarray, np.ndarray] = _Queue(
+        self._clips: _Queue[_Frames, np.ndarray] = _Queue(
             "backbone", recognizer.clips_a_call, 0.0, self._features, metrics
         )
         self._segments: _Queue[_Arrays, _Arrays] = _Queue("crt", MOST_SEGMENTS, GATHER, self._advance, metrics)
+        self._glimpses: _Queue[_Arrays, np.ndarray] = _Queue("crt", MOST_SEGMENTS, GATHER, self._provisional, metrics)
         # Segments have a thread of their own: they are quick, and someone waits for their labels.
         self._threads = ThreadPoolExecutor(recognizer.side_by_side + 1, thread_name_prefix="networks")
 
     async def __aenter__(self) -> Self:
-        work = [self._segments.serve(self._threads)]
+        work = [self._segments.serve(self._threads), self._glimpses.serve(self._threads)]
         work += [self._clips.serve(self._threads) for _ in range(self._recognizer.side_by_side)]
         self._serving = [asyncio.create_task(one, name="batches") for one in work]
         return self
@@ -104,18 +107,24 @@ class Batches:
         await asyncio.wait(self._serving)
         self._threads.shutdown(wait=True)
 
-    async def feature(self, clip_THWC: np.ndarray) -> np.ndarray:
-        """A clip uint8[T, H, W, 3] to its feature float32[F]."""
-        return await self._clips.add(clip_THWC)
+    async def feature(self, frames: _Frames) -> np.ndarray:
+        """A clip's T frames uint8[H, W, 3] to its feature float32[F]."""
+        return await self._clips.add(frames)
 
     async def advance(self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray) -> _Arrays:
         """A segment and a memory to scores float32[C], those of its clips float32[L, C] and the next memory float32[M]."""
         return await self._segments.add((features_LF, memory_M, mask_L))
 
-    def _features(self, clips: list[np.ndarray]) -> list[np.ndarray]:
-        return list(self._recognizer.features(np.stack(clips)))
+    async def provisional(self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray) -> np.ndarray:
+        """Of advance, only the scores float32[C]."""
+        return await self._glimpses.add((features_LF, memory_M, mask_L))
+
+    def _features(self, clips: list[_Frames]) -> list[np.ndarray]:
+        return list(self._recognizer.features(clips))
+
+    def _provisional(self, segments: list[_Arrays]) -> list[np.ndarray]:
+        return list(self._recognizer.provisional(*map(np.stack, zip(*segments, strict=True))))
 
     def _advance(self, segments: list[_Arrays]) -> list[_Arrays]:
-        features, memories, masks = (np.stack(column) for column in zip(*segments, strict=True))
-        out = self._recognizer.advance(features, memories, masks)
+        out = self._recognizer.advance(*map(np.stack, zip(*segments, strict=True)))
         return list(zip(out.scores_BC, out.scores_BLC, out.memory_BM, strict=True))

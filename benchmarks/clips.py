@@ -232,7 +232,7 @@ def by_itself(path: Path, recognizer: Recognizer) -> int:
 
     def advance(*, last: bool = False) -> None:
         nonlocal memory_BM, count
-        features.extend(recognizer.features(np.stack([clip.pixels for clip in clips])))
+        features.extend(recognizer.features([clip.frames for clip in clips]))
         count += len(clips)
         clips.clear()
         while len(features) >= recognizer.segment or (last and features):

@@ -14,11 +14,13 @@ def allowed_keys(mask_BL: Tensor, *, causal: bool, extra: int = 0) -> Tensor:
     still has a key, and its softmax stays finite.
     """
     B, L = mask_BL.shape
+    place_L = torch.arange(L, device=mask_BL.device)
     allowed_BLL = mask_BL[:, None, :].expand(B, L, L)
     if causal:
-        allowed_BLL = allowed_BLL & torch.ones(L, L, dtype=torch.bool, device=mask_BL.device).tril()
-    allowed_BLL = allowed_BLL | torch.eye(L, dtype=torch.bool, device=mask_BL.device)
-    return F.pad(allowed_BLL, (extra, 0), value=True)[:, None]
+        allowed_BLL = allowed_BLL & (place_L <= place_L[:, None])
+    allowed_BLL = allowed_BLL | (place_L == place_L[:, None])
+    open_BLX = torch.ones(B, L, extra, dtype=torch.bool, device=mask_BL.device)
+    return torch.cat([open_BLX, allowed_BLL], dim=2)[:, None]
 
 
 class SelfAttention(nn.Module):

@@ -38,13 +38,15 @@ class Writer(nn.Module):
         """The next memory, float[B, M]. mask_BL: True where a clip is present; None where all are."""
         if mask_BL is None:
             return self.states(outputs_BLD, memory_BM)[:, -1]
-        # A stable sort of "absent" moves the present ones, in order, to the front.
-        order_BL = torch.argsort((~mask_BL).to(torch.uint8), dim=1, stable=True)
-        present_BLD = outputs_BLD.take_along_dim(order_BL[..., None], dim=1)
+        # Row k of the matrix takes the clip that is the k-th present one; a product with 0 and 1 changes no bit of it.
+        place_BL = mask_BL.to(torch.int64).cumsum(dim=1) - 1
+        wanted_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+        takes_BLL = (place_BL[:, None, :] == wanted_L[:, None]) & mask_BL[:, None, :]
+        present_BLD = takes_BLL.to(outputs_BLD.dtype) @ outputs_BLD
         states_BLM = self.states(present_BLD, memory_BM)
-        count_B = mask_BL.sum(dim=1)
-        last_BM = states_BLM.take_along_dim((count_B - 1).clamp(min=0)[:, None, None], dim=1)[:, 0]
-        return torch.where((count_B > 0)[:, None], last_BM, memory_BM)
+        count_B1 = mask_BL.sum(dim=1, keepdim=True)
+        last_B1L = (wanted_L == count_B1 - 1)[:, None, :].to(states_BLM.dtype)
+        return torch.where(count_B1 > 0, (last_B1L @ states_BLM)[:, 0], memory_BM)
 
 
 class GruWriter(Writer):

@@ -32,7 +32,7 @@ def clips_of(path: Path, spec: ClipSpec) -> np.ndarray:
         for frame, ticks in video:
             clips += clipper.push(frame, ticks)
     clips += clipper.flush()
-    return np.stack([clip.pixels for clip in clips])
+    return np.stack([clip.pixels() for clip in clips])
 
 
 class StoredClips:

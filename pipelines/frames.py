@@ -26,19 +26,26 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """T frames at the model's rate. Raises ValueError for another shape or type and for an end before the start."""
+    """T frames at the model's rate. Raises ValueError for other shapes or types and for an end before the start."""
 
-    pixels: Pixels
-    """uint8[T, H, W, 3], RGB, upright, at the model's size."""
+    frames: tuple[Pixels, ...]
+    """T times uint8[H, W, 3], RGB, upright, at the model's size. Padding repeats one."""
     start: float
     """Seconds from the stream's start: the time of the clip's first tick."""
     end: float
     """Where the last tick's time ends. Padding does not count: a clip cut short by a gap or the end is shorter."""
 
     def __post_init__(self) -> None:
-        _check_pixels(self.pixels, "[T, H, W, 3]", 4)
+        if not self.frames:
+            raise ValueError("a clip has frames, got none")
+        for pixels in self.frames:
+            _check_pixels(pixels, "[H, W, 3]", 3)
         if not (math.isfinite(self.start) and math.isfinite(self.end) and self.start < self.end):
             raise ValueError(f"a clip must end after it starts, got {self.start!r} to {self.end!r}")
+
+    def pixels(self) -> Pixels:
+        """A copy of all frames: uint8[T, H, W, 3]."""
+        return np.stack(self.frames)
 
 
 def _check_pixels(pixels: Pixels, shape: str, dimensions: int) -> None:

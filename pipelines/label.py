@@ -147,7 +147,7 @@ class Labelling:
         if not clips:
             return
         began = time.perf_counter()
-        features_NF = self._recognizer.features(np.stack([clip.pixels for clip in clips]))
+        features_NF = self._recognizer.features([clip.frames for clip in clips])
         self._features += time.perf_counter() - began
         for clip, feature_F in zip(clips, features_NF, strict=True):
             if (segment := self._stream.add(clip, feature_F)) is not None:

@@ -141,7 +141,7 @@ class Clipper:
         present = len(self._pending)
         padding = [self._pending[-1]] * (self.spec.frames - present)
         clip = Clip(
-            pixels=np.stack(self._pending + padding),
+            frames=(*self._pending, *padding),
             start=self._origin + (self._next_tick - present) / self.rate,
             end=self._origin + self._next_tick / self.rate,
         )

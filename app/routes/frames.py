@@ -409,11 +409,11 @@ class Connection:
 
     async def _clip(self, clip: Clip, arrived: float) -> None:
         stream = self.held.stream
-        segment = stream.add(clip, await self._batches.feature(clip.pixels))
+        segment = stream.add(clip, await self._batches.feature(clip.frames))
         if segment is not None:
             await self._finish(segment, arrived)
         elif self.held.options.provisional and (rest := stream.rest()) is not None:
-            scores_C, _, _ = await self._batches.advance(rest.features_LF, rest.memory_M, rest.mask_L)
+            scores_C = await self._batches.provisional(rest.features_LF, rest.memory_M, rest.mask_L)
             await self._tell_segment(rest.result(scores_C), arrived, final=False)
 
     async def _finish(self, segment: Segment, arrived: float) -> None:

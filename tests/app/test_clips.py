@@ -187,7 +187,7 @@ def test_the_service_the_command_and_frames_one_by_one_give_the_same(client, mod
 
     def features(clips):
         for clip in clips:
-            if (segment := stream.add(clip, recognizer.features(clip.pixels[None])[0])) is not None:
+            if (segment := stream.add(clip, recognizer.features([clip.frames])[0])) is not None:
                 advance(segment)
 
     with av.open(str(KITCHEN)) as container:

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of the small backbone: torch's own features, whoever shares the batch."""
+"""What ONNX Runtime makes of the networks: torch's own numbers, whoever shares the batch."""
 
 import math
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from models import checkpoint, small
+from models.crt import CrtConfig
+from models.heads import ClassifierConfig, VideoClassifier
 from models.small import SPEC
 from pipelines import runtime
 from pipelines.features import clips_of
@@ -55,7 +57,8 @@ def test_a_clips_feature_is_the_same_to_the_bit_whatever_else_is_asked_for(clips
 
 
 def test_halves_are_the_same_to_the_bit(clips):
-    for wanted, got in zip(small.halves(pictures(clips)), runtime.halves(clips), strict=True):
+    found = [np.stack(level) for level in zip(*map(runtime.halves, clips), strict=True)]
+    for wanted, got in zip(small.halves(pictures(clips)), found, strict=True):
         assert got.dtype == np.uint8
         assert torch.equal(wanted, pictures(got))
 
@@ -67,7 +70,8 @@ def test_a_closer_look_is_the_same_wherever_it_goes(side, clips):
     squares = torch.tensor([(x, y, math.log(side)) for x, y in at])
     some = clips[np.arange(len(at)) + len(clips) - len(at)]
     wanted = small.look(small.halves(pictures(some)), squares)
-    got = torch.from_numpy(runtime.look(runtime.halves(some), squares.numpy()))
+    each = zip(some, squares.numpy(), strict=True)
+    got = torch.from_numpy(np.stack([runtime.look(runtime.halves(clip), square) for clip, square in each]))
     assert wanted.std() > 0.3
     # A pixel may fall on either side of the picture's very edge.
     off = (got - wanted).abs() > 1e-3
@@ -75,15 +79,66 @@ def test_a_closer_look_is_the_same_wherever_it_goes(side, clips):
     assert not off[7].any()  # that in the middle
 
 
-def test_clips_of_another_shape_are_named(bundled):
-    _, fast = bundled
-    with pytest.raises(ValueError, match=r"uint8\[N, 4, 240, 320, 3\], got uint8\[1, 4, 120, 160, 3\]"):
-        fast(np.zeros((1, 4, 120, 160, 3), np.uint8))
+def test_clips_of_another_shape_are_named():
+    recognizer = Recognizer(checkpoint.load(BUNDLED), threads=1)
+    with pytest.raises(ValueError, match=r"uint8\[4, 240, 320, 3\], or as many frames; got uint8\[4, 120, 160, 3\]"):
+        recognizer.features(np.zeros((1, 4, 120, 160, 3), np.uint8))
     with pytest.raises(ValueError, match="got float32"):
-        fast(np.zeros((1, 4, 240, 320, 3), np.float32))
+        recognizer.features(np.zeros((1, 4, 240, 320, 3), np.float32))
+    with pytest.raises(ValueError, match=r"got uint8\[3, 240, 320, 3\]"):
+        recognizer.features([tuple(np.zeros((3, 240, 320, 3), np.uint8))])
+    assert recognizer.features([]).shape == (0, SPEC.feature_width)
 
 
 def test_a_recognizer_serves_with_it(clips, bundled):
     _, fast = bundled
     recognizer = Recognizer(checkpoint.load(BUNDLED), threads=1)
     np.testing.assert_allclose(recognizer.features(clips[:2]), fast(clips[:2]), atol=1e-4)
+
+
+KINDS = [
+    *({"writer": "gru", "reader": reader} for reader in ("prepend", "cross_attention", "add")),
+    {"writer": "gru", "causal": False},
+    {"writer": "ncgru", "segment": 3},
+    {"writer": "none"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+@torch.no_grad()
+def test_a_crt_step_is_torchs(kind):
+    """Of any number of streams, with any clips absent, over several segments."""
+    torch.manual_seed(0)
+    crt = CrtConfig(width=48, memory=64, hidden=96, **kind)
+    classifier = VideoClassifier(ClassifierConfig(feature_width=40, classes=7, crt=crt)).eval()
+    fast = runtime.OnnxClassifier(classifier)
+    rng = np.random.default_rng(1)
+    for B in (1, 2, 5):
+        memory = wanted_memory = classifier.initial_memory(B).numpy()
+        for turn in range(4):
+            segment = rng.standard_normal((B, crt.segment, 40)).astype(np.float32)
+            mask = rng.random((B, crt.segment)) < (0.6, 1.0)[turn % 2]
+            segment[~mask] = np.nan
+            wanted = classifier(*map(torch.from_numpy, (segment, wanted_memory, mask)))
+            scores, clip_scores, memory = fast.advance(segment, memory, mask)
+            wanted_memory = wanted.memory_BM.numpy()
+            there = mask.any(1)
+            np.testing.assert_allclose(scores[there], wanted.logits_BC.softmax(-1).numpy()[there], atol=1e-5)
+            np.testing.assert_allclose(
+                clip_scores[mask], wanted.position_logits_BLC.softmax(-1).numpy()[mask], atol=1e-5
+            )
+            np.testing.assert_allclose(memory, wanted_memory, atol=1e-5)
+            np.testing.assert_allclose(
+                fast.scores(segment, memory * 0, mask)[0], fast.advance(segment, memory * 0, mask)[0], atol=1e-6
+            )
+
+
+def test_a_segment_that_is_not_full_is_the_same_with_its_absent_clips():
+    recognizer = Recognizer(checkpoint.load(BUNDLED), threads=1)
+    segment = np.random.default_rng(2).standard_normal((1, recognizer.segment, SPEC.feature_width)).astype(np.float32)
+    memory, mask = recognizer.initial_memory()[None], np.arange(recognizer.segment)[None] < 2
+    whole, short = recognizer.advance(segment, memory, mask), recognizer.advance(segment[:, :2], memory, mask[:, :2])
+    assert np.array_equal(whole.scores_BC, short.scores_BC)
+    assert np.array_equal(whole.memory_BM, short.memory_BM)
+    assert short.scores_BLC.shape[1] == 2
+    np.testing.assert_allclose(recognizer.provisional(segment, memory, mask), whole.scores_BC, atol=1e-6)

@@ -36,7 +36,7 @@ def clips_of(times: list[float], model: ClipSpec = SPEC) -> list[Clip]:
 
 
 def shown(clip: Clip) -> list[int]:
-    return [int(value) for value in clip.pixels[:, 0, 0, 0]]
+    return [int(value) for value in clip.pixels()[:, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,9 @@ def test_impossible_input_is_refused():
         (lambda: Frame(np.zeros((4, 4), np.uint8), 0.0), r"\[H, W, 3\], got \(4, 4\)"),
         (lambda: Frame(np.zeros((4, 4, 3), np.float32), 0.0), "uint8, got float32"),
         (lambda: Frame(np.zeros((4, 4, 3), np.uint8), float("inf")), "finite"),
-        (lambda: Clip(np.zeros((4, 4, 3), np.uint8), 0.0, 1.0), r"\[T, H, W, 3\]"),
-        (lambda: Clip(np.zeros((2, 4, 4, 3), np.uint8), 1.0, 1.0), "end after it starts"),
+        (lambda: Clip((np.zeros((4, 4), np.uint8),), 0.0, 1.0), r"\[H, W, 3\]"),
+        (lambda: Clip((), 0.0, 1.0), "got none"),
+        (lambda: Clip((np.zeros((4, 4, 3), np.uint8),), 1.0, 1.0), "end after it starts"),
     ],
 )
 def test_frames_and_clips_check_themselves(make, message):

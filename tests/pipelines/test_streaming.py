@@ -37,7 +37,9 @@ def feed(stream, some, *, finish=True):
 
     def take(clips):
         for clip in clips:
-            if (segment := stream.add(clip, clip.pixels.mean(keepdims=True).reshape(1).astype(np.float32))) is not None:
+            if (
+                segment := stream.add(clip, clip.pixels().mean(keepdims=True).reshape(1).astype(np.float32))
+            ) is not None:
                 advance(segment)
 
     for frame in some:
