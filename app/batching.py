@@ -85,18 +85,20 @@ class _Queue(Generic[_Asked, _Told]):
 class Batches:
     """The two queues, and the threads that work on them. An async context manager."""
 
-    def __init__(self, recognizer: Recognizer, metrics: Metrics) -> None:
+    def __init__(self, recognizer: Recognizer, metrics: Metrics, *, threads: int) -> None:
         self._recognizer = recognizer
         self._clips: _Queue[_Frames, np.ndarray] = _Queue(
             "backbone", recognizer.clips_a_call, 0.0, self._features, metrics
         )
         self._segments: _Queue[_Arrays, _Arrays] = _Queue("crt", MOST_SEGMENTS, GATHER, self._advance, metrics)
         self._glimpses: _Queue[_Arrays, np.ndarray] = _Queue("crt", MOST_SEGMENTS, GATHER, self._provisional, metrics)
-        # Segments have a thread of their own: they are quick, and someone waits for their labels.
-        self._threads = ThreadPoolExecutor(recognizer.side_by_side + 1, thread_name_prefix="networks")
+        # As many threads as there are cores, for pictures and clips alike. Segments have one of their own: they are quick, and
+        # someone waits for their labels.
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="clips")
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="segments")
 
     async def __aenter__(self) -> Self:
-        work = [self._segments.serve(self._threads), self._glimpses.serve(self._threads)]
+        work = [self._segments.serve(self._quick), self._glimpses.serve(self._quick)]
         work += [self._clips.serve(self._threads) for _ in range(self._recognizer.side_by_side)]
         self._serving = [asyncio.create_task(one, name="batches") for one in work]
         return self
@@ -106,6 +108,11 @@ class Batches:
             task.cancel()
         await asyncio.wait(self._serving)
         self._threads.shutdown(wait=True)
+        self._quick.shutdown(wait=True)
+
+    async def in_thread(self, work: Callable[[_Asked], _Told], asked: _Asked) -> _Told:
+        """Does what takes a processor's time beside the networks, in turn with the clips."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, asked)
 
     async def feature(self, frames: _Frames) -> np.ndarray:
         """A clip's T frames uint8[H, W, 3] to its feature float32[F]."""

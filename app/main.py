@@ -31,7 +31,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with (
             open_store(settings.sessions) as store,
             Engine(settings, metrics) as engine,
-            Batches(engine.recognizer, metrics) as batches,
+            Batches(engine.recognizer, metrics, threads=settings.threads) as batches,
             Streams(store, engine.recognizer, metrics, patience=settings.store_seconds) as held,
         ):
             app.state.streams = held

@@ -22,6 +22,7 @@ import cv2
 import httpx
 import numpy as np
 import psutil
+import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -193,7 +194,7 @@ async def drive(url: str, streams: int, seconds: float) -> dict[str, float]:
 def main() -> None:
     url, streams, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     cv2.setNumThreads(1)
-    print(json.dumps(asyncio.run(drive(url, streams, seconds))))
+    print(json.dumps(uvloop.run(drive(url, streams, seconds))))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@ published or local weights.
 
     model.safetensors   weights of the backbone ("backbone.*") and the classifier ("classifier.*")
     config.json         what they are the weights of: names, shapes, labels, preprocessing, data, accuracy, digest
+    NAME.onnx           networks to run in place of the backbone's own, if there are any (pipelines/quantize.py)
 
 No pickles, so that loading runs no code from the folder. The digest covers everything that changes a score: weights,
-shapes, preprocessing, the order of the labels. It names the model wherever a memory is kept, and a folder whose parts
+graphs, shapes, preprocessing, the order of the labels. It names the model wherever a memory is kept, and a folder whose parts
 do not belong together is refused.
 """
 
@@ -14,9 +15,9 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -62,6 +63,8 @@ class CheckpointConfig(BaseModel):
     """The label that says that nothing happens, if there is one."""
     backbone: BackboneConfig
     classifier: ClassifierConfig
+    graphs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str] = {}
+    """SHA-256 of each NAME.onnx."""
     card: dict[str, Any] = {}
     """Data, method, measured accuracy: for people."""
 
@@ -92,6 +95,8 @@ class Checkpoint:
     classifier: VideoClassifier
     card: dict[str, Any]
     """Data, method, measured accuracy: JSON values."""
+    graphs: Mapping[str, bytes] = field(default_factory=dict)
+    """ONNX, by name: what is to be run in place of the backbone's networks."""
 
     @property
     def spec(self) -> ClipSpec:
@@ -119,10 +124,12 @@ def save(
     background: str | None = None,
     card: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
+    graphs: Mapping[str, bytes] | None = None,
 ) -> str:
     """Writes the folder, made if need be, and returns the digest.
 
     dtype: how floating-point weights are stored; float16 halves the file, and loading gives float32 either way.
+    graphs: ONNX to run in place of the backbone's networks, by name.
     Raises ValueError for labels, background and shapes that do not fit together.
     """
     folder = Path(folder)
@@ -146,6 +153,21 @@ def save(
         classifier=classifier.config,
         card=dict(card or {}),
     )
+    return _write(folder, config, weights, graphs or {})
+
+
+def with_graphs(folder: Path | str, target: Path | str, graphs: Mapping[str, bytes]) -> str:
+    """Writes the checkpoint in `folder` once more, to `target`, with these graphs in place of those it had; returns the new digest.
+
+    Raises BadCheckpoint.
+    """
+    config, weights, _ = _read(Path(folder))
+    return _write(Path(target), config, weights, graphs)
+
+
+def _write(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], graphs: Mapping[str, bytes]) -> str:
+    sums = {name: hashlib.sha256(graph).hexdigest() for name, graph in sorted(graphs.items())}
+    config = CheckpointConfig.model_validate(config.model_dump() | {"graphs": sums})
     config = config.model_copy(update={"digest": digest_of(weights, config)})
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -153,12 +175,14 @@ def save(
     ) as staging:  # same file system, so each file appears whole or not at all
         Path(staging, WEIGHTS).write_bytes(to_safetensors(weights))
         Path(staging, CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-        for file in (WEIGHTS, CONFIG):
+        for name, graph in graphs.items():
+            Path(staging, f"{name}.onnx").write_bytes(graph)
+        for file in (WEIGHTS, *(f"{name}.onnx" for name in graphs), CONFIG):
             os.replace(Path(staging, file), folder / file)
     return config.digest
 
 
-def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, Tensor], dict[str, bytes]]:
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise BadCheckpoint(f"{folder}: no {file}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
@@ -172,7 +196,15 @@ def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, Tensor]]:
             f"{folder}: {WEIGHTS} and {CONFIG} do not belong together: they make {digest}, "
             f"{CONFIG} says {config.digest}. Take both from one save."
         )
-    return config, weights
+    graphs = {}
+    for name, wanted in config.graphs.items():
+        path = folder / f"{name}.onnx"
+        if not path.is_file():
+            raise BadCheckpoint(f"{folder}: no {path.name}, which {CONFIG} names")
+        graphs[name] = path.read_bytes()
+        if hashlib.sha256(graphs[name]).hexdigest() != wanted:
+            raise BadCheckpoint(f"{path} is not the one that {CONFIG} names. Take all files from one save.")
+    return config, weights, graphs
 
 
 def start_from(folder: Path | str, backbone: Backbone) -> str:
@@ -180,7 +212,7 @@ def start_from(folder: Path | str, backbone: Backbone) -> str:
 
     They need only be of the same shapes: clips of another size are no obstacle. Raises BadCheckpoint.
     """
-    config, weights = _read(Path(folder))
+    config, weights, _ = _read(Path(folder))
     own = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
     if problems := misfits(backbone, own):
         raise BadCheckpoint(f"{folder}: its backbone is no {backbone.name} to begin with: {problems}")
@@ -191,7 +223,7 @@ def start_from(folder: Path | str, backbone: Backbone) -> str:
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     """Raises BadCheckpoint, naming what is missing or contradicts itself."""
     folder = Path(folder)
-    config, weights = _read(folder)
+    config, weights, graphs = _read(folder)
     try:
         backbone = create_backbone(config.backbone.name, weights=None, config=config.backbone.config)
     except ModelError as error:
@@ -209,7 +241,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
             raise BadCheckpoint(f"{folder}: the weights are not of the {part} that {CONFIG} describes: {problems}")
         module.load_state_dict(own)  # copies into float32
         module.requires_grad_(False).eval().to(device)
-    return Checkpoint(config.name, config.digest, config.labels, config.background, backbone, classifier, config.card)
+    return Checkpoint(
+        config.name, config.digest, config.labels, config.background, backbone, classifier, config.card, graphs
+    )
 
 
 def read_config(path: Path) -> CheckpointConfig:
@@ -230,6 +264,8 @@ def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def digest_of(weights: Mapping[str, Tensor], config: CheckpointConfig) -> str:
     """Over names, types, shapes and bytes of the weights and the fields of the config that change a score."""
     fields = config.model_dump(mode="json", include={"format", "labels", "background", "backbone", "classifier"})
+    if config.graphs:
+        fields["graphs"] = config.graphs
     total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for key in sorted(weights):
         tensor = weights[key].contiguous()

@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -104,6 +105,13 @@ def cache_clips(videos: list[LabelledVideo], spec: ClipSpec, folder: Path, *, wo
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="decode", unit="video"):
                 job.result()
     return files
+
+
+def some_clips(files: Sequence[Path], count: int = 400) -> list[np.ndarray]:
+    """One clip uint8[T, H, W, 3] of each of so many of the stored videos, the same ones each time."""
+    rng = np.random.default_rng(0)
+    chosen = [StoredClips(files[i]) for i in rng.choice(len(files), min(count, len(files)), replace=False)]
+    return [clips[int(rng.integers(len(clips)))] for clips in chosen]
 
 
 def digest_of(network: nn.Module) -> str:

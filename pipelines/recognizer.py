@@ -50,7 +50,11 @@ class Recognizer:
         self.labels = model.labels
         self.background = model.background
         fold_norms(model.backbone)
-        self._fast = OnnxSmall(model.backbone, threads=threads) if isinstance(model.backbone, SmallBackbone) else None
+        self._fast = (
+            OnnxSmall(model.backbone, threads=threads, given=model.graphs)
+            if isinstance(model.backbone, SmallBackbone)
+            else None
+        )
         self.side_by_side, self.clips_a_call = (threads, 1) if self._fast else (1, 8)
         self._classifier = OnnxClassifier(model.classifier)
         torch.set_num_threads(threads)

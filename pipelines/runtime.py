@@ -1,20 +1,29 @@
 """Networks by ONNX Runtime on the CPU: the same numbers as torch's within 1e-4; the small backbone's in half the time, a CRT
 step's in a quarter of it.
 
-The networks are models/'s own, exported when a model is loaded. What lies between the small backbone's two is done here on
-bytes: a picture is halved before its bytes become numbers, and of the large ones only the window about the person ever does.
+The networks are models/'s own, exported when a model is loaded, or the backbone's in integers (quantize.py). What lies between
+the small backbone's two is done here on bytes: a picture is halved before its bytes become numbers, and of the large ones only
+the window about the person ever does.
 Shapes: N clips, T frames, H x W pixels, F feature width, S x S pixels of the closer look, B streams, L clips in a segment,
 M memory width, C labels.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NotImplemented,
+)
 
+from models.errors import BadCheckpoint
 from models.heads import VideoClassifier
 from models.small import LEVELS, LOOK, SPEC, SmallBackbone
 from pipelines import graphs
@@ -28,9 +37,15 @@ class OnnxSmall:
     whatever else is asked for.
     """
 
-    def __init__(self, backbone: SmallBackbone, *, threads: int) -> None:
-        self._look_over = _session(graphs.look_over(backbone))
-        self._look_closer = _session(graphs.look_closer(backbone))
+    def __init__(self, backbone: SmallBackbone, *, threads: int, given: Mapping[str, bytes] | None = None) -> None:
+        """given: graphs to run in place of the backbone's own, see quantize.py. Raises BadCheckpoint for others."""
+        given = given or {"look_over": graphs.look_over(backbone), "look_closer": graphs.look_closer(backbone)}
+        if set(given) != {"look_over", "look_closer"}:
+            raise BadCheckpoint(f"small has the graphs look_over and look_closer, not {', '.join(sorted(given))}")
+        try:
+            self._look_over, self._look_closer = _session(given["look_over"]), _session(given["look_closer"])
+        except (InvalidArgument, InvalidProtobuf, InvalidGraph, Fail, NotImplemented) as error:
+            raise BadCheckpoint(f"ONNX Runtime cannot run the backbone's graphs: {error}") from error
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backbone")
         self._cores = threading.BoundedSemaphore(threads)
         cv2.setNumThreads(1)  # on pictures as small as these, more cost more than they save
@@ -44,7 +59,7 @@ class OnnxSmall:
     def _feature(self, frames: Sequence[Pixels]) -> np.ndarray:
         with self._cores:
             levels = halves(frames)
-            square_13, whole_1W = self._look_over(_planes(levels[1])[None])
+            square_13, whole_1W = self._look_over(planes(levels[1])[None])
             near_CSS = look(levels, square_13[0])
             (feature_1F,) = self._look_closer(near_CSS[None], square_13, whole_1W)
             return feature_1F
@@ -99,7 +114,7 @@ def look(levels: Sequence[Sequence[Pixels]], square_3: np.ndarray) -> np.ndarray
                     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE, hint=cv2.ALGO_HINT_ACCURATE,
                 )  # fmt: skip
     inside_SS = (abs(2 * y_S - 1) <= 1)[:, None] & (abs(2 * x_S - 1) <= 1)
-    return _planes(seen_TSS3) * inside_SS
+    return planes(seen_TSS3) * inside_SS
 
 
 _OFFSETS_S = (np.arange(LOOK) * 2 + 1) / LOOK - 1
@@ -111,7 +126,7 @@ def _about(places_S: np.ndarray, size: int) -> tuple[int, int]:
     return first, min(last + 2, size)
 
 
-def _planes(frames: Iterable[np.ndarray]) -> np.ndarray:
+def planes(frames: Iterable[np.ndarray]) -> np.ndarray:
     """T pictures in 0..255 as the networks want them, see models.small.tone: float32[T x 3, H, W]."""
     planes_TCHW = np.stack(list(frames)).transpose(0, 3, 1, 2).astype(np.float32, order="C")
     planes_TCHW -= 255 * SPEC.mean[0]

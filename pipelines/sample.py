@@ -77,6 +77,13 @@ class Sampler:
         self._state = SamplerState(origin, time, max(next_tick, newest + 1))
         return ticks
 
+    def needs(self, time: float) -> bool:
+        """Whether take would give more than 0. Changes nothing."""
+        before = self._state
+        needed = self.take(time) > 0
+        self._state = before
+        return needed
+
     def state(self) -> SamplerState:
         """What Sampler(..., state=...) goes on from."""
         return self._state

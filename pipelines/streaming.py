@@ -154,7 +154,7 @@ class Stream:
 
     def needs(self, time: float) -> bool:
         """Whether the frame of this time fills a tick, and has to be decoded. Changes nothing."""
-        return Sampler(self.spec.rate, state=self._sampler.state()).take(time) > 0
+        return self._sampler.needs(time)
 
     def take(self, time: float, number: int | None = None) -> int:
         """How many ticks the frame of this time (seconds) fills; 0 if it need not be decoded. See Sampler.take.

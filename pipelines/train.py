@@ -23,7 +23,8 @@ from pipelines import command, evaluate
 from pipelines.card import card_text
 from pipelines.config import Config, read_config
 from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
-from pipelines.features import cache_clips, cache_features
+from pipelines.features import cache_clips, cache_features, some_clips
+from pipelines.quantize import quantize
 from pipelines.recognizer import Recognizer
 from pipelines.train_backbone import train_backbone
 from pipelines.train_crt import label_set, train_crt, train_data
@@ -93,6 +94,7 @@ def run(
     forgetful = train_crt(plain, data, labels)
     if until == "crt":
         return {}
+    integers = quantize(backbone, some_clips([files[v.name] for v in videos if v.split == "train"]))
     held_out = [v for v in videos if v.split == "test"]
     target = output or config.run / "model"
     measured: dict[str, Any] = {}
@@ -100,8 +102,8 @@ def run(
         ("without", forgetful, config.run / "model-none"),
         ("with", classifier, config.run / "model"),
     ):
-        # Measured is what was stored: half-precision weights, loaded again.
-        save_model(config, backbone, trained, labels, {}, folder)
+        # Measured is what was stored: half-precision weights and the backbone in integers, loaded again.
+        save_model(config, backbone, trained, labels, {}, integers, folder)
         measured[name] = evaluate.measure(Recognizer(checkpoint.load(folder), threads=config.threads), held_out)
     for name, value in measured["with"].items():
         if not isinstance(value, list | dict):
@@ -113,7 +115,7 @@ def run(
         )
         log.info("real homes: %s", card["accuracy"]["real_homes"])
     (config.run / "card.json").write_text(json.dumps(card, indent=2))
-    save_model(config, backbone, classifier, labels, card, target)
+    save_model(config, backbone, classifier, labels, card, integers, target)
     (target / "README.md").write_text(card_text(config.name, tuple(labels), card))
     if plot is not None:
         plot_gap(measured["with"], measured["without"], plot)
@@ -145,6 +147,7 @@ def make_card(
             "crt": f"{config.crt.layers} layers, width {config.crt.width}, memory {config.crt.memory}, "
             f"reader {config.crt.reader}, writer {config.crt.writer}; "
             f"backpropagation through time over {config.crt.unroll} segments",
+            "integers": "convolutions of the backbone in 8 bits (static, per channel), ranges from clips of the training split",
             "command": "python -m pipelines.train configs/bundled.yaml", "seed": config.seed, "commit": _commit(),
             "date": datetime.now(UTC).date().isoformat(),
         },
@@ -158,6 +161,7 @@ def save_model(
     classifier: VideoClassifier,
     labels: list[str],
     card: dict[str, Any],
+    integers: dict[str, bytes],
     folder: Path,
 ) -> None:
     checkpoint.save(
@@ -169,6 +173,7 @@ def save_model(
         background=BACKGROUND,
         card=card,
         dtype=torch.float16,
+        graphs=integers,
     )
 
 

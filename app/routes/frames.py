@@ -91,35 +91,36 @@ class _Inbox:
         self._frames, self._bytes = frames, most_bytes
         self._items: deque[_Item] = deque()
         self._held = 0
-        self._changed = asyncio.Condition()
+        self._filled, self._freed = asyncio.Event(), asyncio.Event()
 
     async def put(self, item: _Item, *, live: bool) -> int:
-        """Waits for room; with `live`, makes room by dropping the oldest frames, and says how many."""
+        """Waits for room; with `live`, makes room by dropping the oldest frames, and says how many. For one task."""
         dropped = 0
-        async with self._changed:
-            while self._full():
-                if live and (oldest := next((i for i in self._items if isinstance(i.data, bytes)), None)) is not None:
-                    self._items.remove(oldest)
-                    self._held -= len(oldest.data)
-                    dropped += 1
-                else:
-                    await self._changed.wait()
-            self._items.append(item)
-            self._held += len(item.data)
-            self._changed.notify_all()
+        while self._full():
+            if live and (oldest := next((i for i in self._items if isinstance(i.data, bytes)), None)) is not None:
+                self._items.remove(oldest)
+                self._held -= len(oldest.data)
+                dropped += 1
+            else:
+                self._freed.clear()
+                await self._freed.wait()
+        self._items.append(item)
+        self._held += len(item.data)
+        self._filled.set()
         return dropped
 
     def _full(self) -> bool:
         return bool(self._items) and (len(self._items) >= self._frames or self._held >= self._bytes)
 
     async def get(self) -> _Item:
-        async with self._changed:
-            while not self._items:
-                await self._changed.wait()
-            item = self._items.popleft()
-            self._held -= len(item.data)
-            self._changed.notify_all()
-            return item
+        """The oldest one; waits for it. For one task."""
+        while not self._items:
+            self._filled.clear()
+            await self._filled.wait()
+        item = self._items.popleft()
+        self._held -= len(item.data)
+        self._freed.set()
+        return item
 
 
 @router.websocket("/v1/streams/{id}/frames")
@@ -393,7 +394,7 @@ class Connection:
             return
         picture = memoryview(item.data)[HEADER.size :]
         try:
-            pixels = await asyncio.to_thread(self._pixels, picture)
+            pixels = await self._batches.in_thread(self._pixels, picture)
         except BadPicture as error:
             stream.lose(number)
             await self._tell_dropped(1, "undecodable", f"frame {number}: {error}")

@@ -95,6 +95,38 @@ def test_every_usual_jpeg_is_reduced(decoded, options):
     assert np.abs(got.astype(int) - fit(scene(640, 480), SPEC)).mean() < 2
 
 
+@pytest.mark.parametrize("size", [(640, 480), (1281, 721), (639, 480), (160, 120), (480, 640), (4000, 900)])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"mode": "L"}])
+def test_a_cameras_jpeg_gives_the_same_pixels_without_opencv(decoded, size, options):
+    """One without EXIF data; with it, OpenCV decodes."""
+    options = dict(options)
+    picture = Image.fromarray(scene(*size)).convert(options.pop("mode", "RGB"))
+    plain, turned, exif = io.BytesIO(), io.BytesIO(), Image.Exif()
+    exif[0x0112] = 1
+    picture.save(plain, "JPEG", quality=85, **options)
+    picture.save(turned, "JPEG", quality=85, exif=exif, **options)
+    for spec in (SPEC, SQUARE):
+        decoded.clear()
+        got = decode_picture(memoryview(plain.getvalue()), spec)
+        assert decoded == []
+        assert np.array_equal(got, decode_picture(turned.getvalue(), spec))
+        assert len(decoded) == 1
+
+
+def test_a_cut_jpeg_is_told():
+    file = io.BytesIO()
+    Image.fromarray(scene(640, 480)).save(file, "JPEG", quality=92)
+    with pytest.raises(BadPicture, match="damaged"):
+        decode_picture(file.getvalue()[:-2000], SPEC)
+
+
+def test_a_huge_jpeg_is_told_before_it_is_decoded():
+    file = io.BytesIO()
+    Image.new("L", (9000, 4000)).save(file, "JPEG")
+    with pytest.raises(BadPicture, match="9000 x 4000 pixels"):
+        decode_picture(file.getvalue(), SPEC)
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grey_and_print_colours_are_pictures_too(mode):
     file = io.BytesIO()

@@ -90,8 +90,10 @@ def test_clips_of_another_shape_are_named():
     assert recognizer.features([]).shape == (0, SPEC.feature_width)
 
 
-def test_a_recognizer_serves_with_it(clips, bundled):
-    _, fast = bundled
+def test_a_recognizer_serves_with_the_models_graphs(clips):
+    model = checkpoint.load(BUNDLED)
+    assert isinstance(model.backbone, small.SmallBackbone)
+    fast = OnnxSmall(model.backbone, threads=1, given=model.graphs)
     recognizer = Recognizer(checkpoint.load(BUNDLED), threads=1)
     np.testing.assert_allclose(recognizer.features(clips[:2]), fast(clips[:2]), atol=1e-4)
 
