@@ -87,7 +87,7 @@ def pool_frames(features_BTG: Tensor) -> Tensor:
     mean_BG = features_BTG.mean(dim=1)
     if features_BTG.shape[1] == 1:
         return torch.cat([mean_BG, torch.zeros_like(mean_BG)], dim=1)
-    return torch.cat([mean_BG, features_BTG.diff(dim=1).abs().mean(dim=1)], dim=1)
+    return torch.cat([mean_BG, (features_BTG[:, 1:] - features_BTG[:, :-1]).abs().mean(dim=1)], dim=1)
 
 
 def create_backbone(

@@ -198,11 +198,12 @@ def shares(square_B3: Tensor, size: int = LOOK) -> list[Tensor]:
 
 def grid(square_B3: Tensor, size: int = LOOK) -> Tensor:
     """Where in a picture the pixels of the closer look lie, as F.grid_sample takes it: float[B, S, S, 2], -1 to 1 inside."""
-    half_B = square_B3[:, 2].exp()
-    theta_B23 = square_B3.new_zeros(len(square_B3), 2, 3)
-    theta_B23[:, 0, 0], theta_B23[:, 1, 1] = half_B * SPEC.height / SPEC.width, half_B
-    theta_B23[:, :, 2] = square_B3[:, :2] * 2 - 1
-    return F.affine_grid(theta_B23, [len(square_B3), 1, size, size], align_corners=False)
+    offsets_S = (torch.arange(size, device=square_B3.device) * 2 + 1) / size - 1
+    half_B1, centre_B2 = square_B3[:, 2:].exp(), square_B3[:, :2] * 2 - 1
+    x_BS = centre_B2[:, :1] + half_B1 * (SPEC.height / SPEC.width) * offsets_S
+    y_BS = centre_B2[:, 1:] + half_B1 * offsets_S
+    shape = (-1, size, size)
+    return torch.stack([x_BS[:, None, :].expand(shape), y_BS[:, :, None].expand(shape)], dim=-1)
 
 
 def look(levels: list[Tensor], square_B3: Tensor, light: Light | None = None, size: int = LOOK) -> Tensor:
@@ -213,7 +214,7 @@ def look(levels: list[Tensor], square_B3: Tensor, light: Light | None = None, si
     grid_BSS2 = grid(square_B3, size)
     seen_BCSS = torch.zeros(())
     for share_B, level_BCHW in zip(shares(square_B3, size), levels, strict=True):
-        if not torch.is_grad_enabled() and not share_B.any():
+        if not torch.is_grad_enabled() and not torch.jit.is_tracing() and not share_B.any():
             continue
         part_BCSS = F.grid_sample(level_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False)
         seen_BCSS = seen_BCSS + part_BCSS * share_B[:, None, None, None]

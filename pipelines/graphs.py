@@ -16,11 +16,18 @@ import torch
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
+from models.errors import CrtError
 from models.heads import VideoClassifier
 from models.small import GLANCE, LOOK, SPEC, SmallBackbone
 from models.writing import GruWriter, NcgruWriter
 
 OPSET = 18
+
+
+class NotExportable(CrtError):  # noqa: N818 - named after what is wrong
+    """A network does something that ONNX has no word for."""
+
+    code = "model_not_exportable"
 
 
 class LookOver(nn.Module):
@@ -83,10 +90,10 @@ def classify(classifier: VideoClassifier) -> bytes:
         "memory": torch.zeros(B, config.crt.memory),
         "mask": torch.ones(B, L, dtype=torch.bool),
     }
-    return to_onnx(Classify(_plain(classifier)), inputs, ("scores", "clip_scores", "next_memory"), any_batch=True)
+    return to_onnx(Classify(plain(classifier)), inputs, ("scores", "clip_scores", "next_memory"), any_batch=True)
 
 
-def _plain(classifier: VideoClassifier) -> VideoClassifier:
+def plain(classifier: VideoClassifier) -> VideoClassifier:
     """The same, with nothing in it that only torch knows: an orthogonal writer is an nn.GRU once it has been trained."""
     if not isinstance(classifier.crt.writer, NcgruWriter):
         return classifier
@@ -101,7 +108,7 @@ def _plain(classifier: VideoClassifier) -> VideoClassifier:
 def to_onnx(
     network: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, any_batch: bool = False
 ) -> bytes:
-    """A network that takes arrays of these shapes; with `any_batch`, of any first side."""
+    """A network that takes arrays of these shapes; with `any_batch`, of any first side. Raises NotExportable."""
     training = {module: module.training for module in network.modules()}
     names = [*inputs, *outputs]
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file, warnings.catch_warnings():
@@ -110,11 +117,14 @@ def to_onnx(
         # That shapes are checked once is meant, and the GRU's first state is an input, as the warning wants it.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
-        torch.onnx.export(
-            network.eval(), tuple(inputs.values()), file.name, dynamo=False, opset_version=OPSET,
-            input_names=list(inputs), output_names=list(outputs),
-            dynamic_axes={name: {0: "batch"} for name in names} if any_batch else None,
-        )  # fmt: skip
+        try:
+            torch.onnx.export(
+                network.eval(), tuple(inputs.values()), file.name, dynamo=False, opset_version=OPSET,
+                input_names=list(inputs), output_names=list(outputs),
+                dynamic_axes={name: {0: "batch"} for name in names} if any_batch else None,
+            )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            raise NotExportable(str(error).splitlines()[0]) from error
         exported = Path(file.name).read_bytes()
     for module, was in training.items():
         module.training = was

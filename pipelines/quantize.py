@@ -15,10 +15,11 @@ import contextlib
 import copy
 import io
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from models import checkpoint
 from models.small import SmallBackbone
+from models.spec import ClipSpec
 from pipelines import command, graphs
 from pipelines.features import clips_of
 from pipelines.frames import Pixels
@@ -55,27 +57,38 @@ def quantize(backbone: SmallBackbone, clips: Iterable[Sequence[Pixels] | Pixels]
         looks.append({"near": look(levels, square_13[0])[None], "square": square_13, "whole": whole_1W})
     if not glances:
         raise ValueError("there is no clip to take ranges from")
-    return {"look_over": _integers(over, glances), "look_closer": _integers(closer, looks)}
+    return {"look_over": integers(over, glances), "look_closer": integers(closer, looks)}
 
 
-def _integers(graph: bytes, inputs: list[dict[str, np.ndarray]]) -> bytes:
+def integers(graph: bytes, inputs: Sequence[Mapping[str, np.ndarray]], *, within: str = "") -> bytes:
+    """A graph with its convolutions in 8 bits, ranges from these inputs; only what is `within` this part of it, by its nodes' names."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         whole, ready, done = (Path(folder, name) for name in ("whole.onnx", "ready.onnx", "done.onnx"))
         whole.write_bytes(graph)
         quant_pre_process(whole, ready, skip_symbolic_shape=True)
+        nodes = [node.name for node in onnx.load(ready).graph.node if within in node.name]
         quantize_static(
-            ready, done, _Rows(inputs), quant_format=QuantFormat.QDQ, op_types_to_quantize=_INTEGERS, per_channel=True, reduce_range=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            ready, done, _Rows(inputs), quant_format=QuantFormat.QDQ, op_types_to_quantize=_INTEGERS, nodes_to_quantize=nodes,
+            per_channel=True, reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         return done.read_bytes()
 
 
 class _Rows(CalibrationDataReader):
-    def __init__(self, inputs: list[dict[str, np.ndarray]]) -> None:
-        self._rows: Iterator[dict[str, np.ndarray]] = iter(inputs)
+    def __init__(self, inputs: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._rows = iter(inputs)
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
         return next(self._rows, None)
+
+
+def some_of(videos: Sequence[Path], spec: ClipSpec) -> list[Pixels]:
+    """At most CLIPS of the videos' clips, the same ones each time, uint8[T, H, W, 3] each. Raises VideoError."""
+    clips: list[Pixels] = []
+    for video in tqdm(videos, desc="clips", unit="video", disable=not videos):
+        clips += list(clips_of(video, spec))
+    chosen = np.random.default_rng(0).permutation(len(clips))[:CLIPS]
+    return [clips[i] for i in sorted(chosen)]
 
 
 def main() -> None:
@@ -89,11 +102,7 @@ def main() -> None:
     model = checkpoint.load(args.model)
     if not isinstance(model.backbone, SmallBackbone):
         parser.error(f"only the backbone small can be had in integers; {args.model} has {model.backbone.name}")
-    clips: list[Pixels] = []
-    for video in tqdm(args.videos, desc="clips", unit="video"):
-        clips += list(clips_of(video, model.spec))
-    chosen = np.random.default_rng(0).choice(len(clips), min(CLIPS, len(clips)), replace=False)
-    made = quantize(model.backbone, [clips[i] for i in sorted(chosen)])
+    made = quantize(model.backbone, some_of(args.videos, model.spec))
     print(f"{checkpoint.with_graphs(args.model, args.output, made)} in {args.output}")
 
 
