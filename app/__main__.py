@@ -1,6 +1,5 @@
 """`python -m app`: the service on HOST and PORT (127.0.0.1 and 8000)."""
 
-import logging
 import os
 import socket
 import sys
@@ -9,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from app import logs
 from app.main import create_app
 from app.settings import Settings
 from models import checkpoint
@@ -29,11 +29,11 @@ def main() -> int:
     except CrtError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.install(settings.log_level, settings.log_format)
     print(f"crt-stream: http://{host}:{port}/docs")
     app = create_app(settings)
     config = uvicorn.Config(
-        app, host=host, port=int(port), log_level=settings.log_level, timeout_graceful_shutdown=3,
+        app, host=host, port=int(port), log_level=settings.log_level, log_config=None, timeout_graceful_shutdown=3,
         # What one client may have in memory here, beside what waits in its stream's inbox.
         ws=Door, ws_max_size=settings.frame_bytes, ws_max_queue=2, ws_ping_interval=20, ws_ping_timeout=20, ws_per_message_deflate=False,
     )  # fmt: skip

@@ -43,6 +43,10 @@ class _Queue(Generic[_Asked, _Told]):
         self._due.set()
         return answer
 
+    def behind(self) -> float:
+        """Seconds that the one that is next has waited."""
+        return time.perf_counter() - self._waiting[0][0] if self._waiting else 0.0
+
     async def serve(self, threads: ThreadPoolExecutor) -> None:
         """Does batch after batch, each in one of the threads; several may serve side by side."""
         while True:
@@ -109,6 +113,10 @@ class Batches:
         await asyncio.wait(self._serving)
         self._threads.shutdown(wait=True)
         self._quick.shutdown(wait=True)
+
+    def behind(self) -> float:
+        """Seconds that the clip that is next has waited."""
+        return self._clips.behind()
 
     async def in_thread(self, work: Callable[[_Asked], _Told], asked: _Asked) -> _Told:
         """Does what takes a processor's time beside the networks, in turn with the clips."""

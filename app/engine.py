@@ -94,8 +94,11 @@ class Engine:
             return await asyncio.shield(pending)
         except asyncio.CancelledError:
             labelling.kill()
+            while not pending.done():
+                # Who cancels may do so again and again until it is obeyed; what the thread uses must stay until it is done.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([pending])
             # What the thread says no longer interests.
-            await asyncio.wait([pending])
             if not pending.cancelled():
                 pending.exception()
             raise

@@ -12,13 +12,16 @@ from fastapi_offline import FastAPIOffline
 
 from app import problems
 from app.batching import Batches
+from app.capacity import Capacity, cost_of_a_clip
 from app.engine import Engine
+from app.logs import Identified
 from app.metrics import Metrics
 from app.routes import clips, frames, ops, pieces, streams
 from app.sealing import own_key
 from app.sessions import open_store
 from app.settings import Settings
 from app.streams import Streams
+from app.traces import Traced, collecting
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -29,15 +32,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         metrics = Metrics()
         async with (
+            collecting(settings.traces) as traces,
             open_store(settings.sessions) as store,
             Engine(settings, metrics) as engine,
             Batches(engine.recognizer, metrics, threads=settings.threads) as batches,
+            Capacity(
+                metrics,
+                cores=settings.streams_share * settings.threads,
+                most=settings.streams,
+                behind=batches.behind,
+                rate=1 / engine.recognizer.spec.clip_seconds,
+                cost=cost_of_a_clip(engine.recognizer),
+            ) as capacity,
             Streams(store, engine.recognizer, metrics, patience=settings.store_seconds) as held,
         ):
             app.state.streams = held
             yield {
                 "engine": engine, "settings": settings, "metrics": metrics, "batches": batches, "streams": held,
-                "state_key": _state_key(settings),
+                "capacity": capacity, "traces": traces, "state_key": _state_key(settings),
             }  # fmt: skip
 
     # The API's page with its scripts inside the package: a home service fetches nothing from outside.
@@ -54,6 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(frames.router)
     app.include_router(ops.router, tags=["service"])
     problems.install(app)
+    app.add_middleware(Traced)
+    app.add_middleware(Identified)
     return app
 
 

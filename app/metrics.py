@@ -34,6 +34,7 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=r)
         self.live_streams = Gauge("crt_live_streams", "Streams that are written to.", registry=r)
+        self.capacity = Gauge("crt_live_streams_most", "Streams that could be, by what clips cost.", registry=r)
         self.sessions = Gauge("crt_sessions", "Sessions in the store that have not expired.", registry=r)
         self.store_bytes = Gauge("crt_store_bytes", "Bytes that the store of sessions takes.", registry=r)
         self.state_bytes = Histogram(
@@ -82,6 +83,15 @@ class Metrics:
     def text(self) -> bytes:
         """All of it in Prometheus's text format."""
         return generate_latest(self.registry)
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds of processor time on live streams so far, and their clips."""
+
+        def total(metric: Counter | Histogram, name: str, **labels: str) -> float:
+            samples = [sample for family in metric.collect() for sample in family.samples]
+            return sum(s.value for s in samples if s.name.endswith(name) and labels.items() <= s.labels.items())
+
+        return total(self.cpu, "_total"), total(self.batch, "_sum", stage="backbone")
 
     @contextmanager
     def working(self, stage: str) -> Iterator[None]:

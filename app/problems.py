@@ -193,6 +193,15 @@ def _answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSON
     return JSONResponse(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
 
 
+def _headers(error: BaseException) -> dict[str, str] | None:
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+
+
+def answer(error: CrtError) -> JSONResponse:
+    """The answer to a request that fails so."""
+    return _answer(problem_of(error), _headers(error))
+
+
 class _Lingering(JSONResponse):
     """An answer to a client that may still be sending: takes in what comes for a moment before the connection is closed.
 
@@ -220,13 +229,13 @@ def install(app: FastAPI) -> None:
         return body
 
     async def of_ours(request: Request, error: Exception) -> JSONResponse:
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+        headers = _headers(error)
         body = counted(request, problem_of(error))
         if not isinstance(error, RequestError):
             return _answer(body, headers)
-        answer = _Lingering(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
-        answer.request = request
-        return answer
+        lingering = _Lingering(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
+        lingering.request = request
+        return lingering
 
     async def of_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; nginx's number for a client that went away

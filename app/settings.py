@@ -4,7 +4,7 @@ import difflib
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     """Processor cores that the networks may use; by default all that the process may run on."""
     videos: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: cores())
     """Videos decoded and labelled at the same time, others wait; by default as many as cores."""
+    streams: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Live streams at most; fewer where they take up more of the cores than they may."""
+    streams_share: Annotated[float, Field(gt=0, le=4, allow_inf_nan=False)] = 0.85
+    """Share of the cores that live streams may take up, as measured; one more is refused with 503."""
     waiting: Annotated[int, Field(ge=0, le=10_000)] = 64
     """Uploads that may wait for their turn; one more is refused with 503."""
     upload_bytes: Annotated[int, Field(ge=1)] = 4 << 30
@@ -69,6 +73,10 @@ class Settings(BaseSettings):
     """Frames that wait, of one WebSocket, in bytes."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     """debug, info, warning or error."""
+    log_format: Literal["text", "json"] = "text"
+    """How log lines look: text, or json with a line for each."""
+    traces: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
+    """OpenTelemetry collector to which spans go by OTLP over HTTP, such as http://collector:4318; by default none are made."""
 
     @property
     def budget(self) -> Budget:

@@ -59,10 +59,10 @@ class Way:
     processor: list[float] = field(default_factory=list)
     """Seconds of processor time, a turn each."""
 
-    def turn(self) -> int:
-        """Labels the videos once and notes what it took."""
+    def turn(self, videos: int = VIDEOS) -> int:
+        """Labels so many videos once and notes what it took."""
         spent, began = self._spent(), time.perf_counter()
-        clips = self.label(VIDEOS)
+        clips = self.label(videos)
         self.wall.append(time.perf_counter() - began)
         self.processor.append(self._spent() - spent)
         return clips

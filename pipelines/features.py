@@ -1,7 +1,7 @@
 """Clips and features of a data set, kept on disk so that each video is decoded once and seen by a backbone once.
 
     RUN/pixels/NAME.npy      the clips of one video as JPEGs: what the backbone trains on
-    RUN/features/DIGEST.npz  NAME -> float16[N, F], the features of all videos by the backbone with this digest
+    RUN/features/KEY.npz     NAME -> float16[N, F], the features of all videos by the networks that have this key
 
 Clip i of a video covers the times from i * T / rate on: the videos of a data set have no gaps.
 """
@@ -10,14 +10,12 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
 from tqdm import tqdm
 
 from models.spec import ClipSpec
@@ -114,15 +112,6 @@ def some_clips(files: Sequence[Path], count: int = 400) -> list[np.ndarray]:
     return [clips[int(rng.integers(len(clips)))] for clips in chosen]
 
 
-def digest_of(network: nn.Module) -> str:
-    """A short name for a network's weights."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        sha.update(name.encode())
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()[:16]
-
-
 def second_look(clips: np.ndarray, name: str) -> np.ndarray:
     """A video's clips as another camera in another light would have taken them, the same for all of the video.
 
@@ -144,27 +133,44 @@ def second_look(clips: np.ndarray, name: str) -> np.ndarray:
     return out
 
 
-@torch.inference_mode()
 def cache_features(
-    backbone: nn.Module, files: dict[str, Path], folder: Path, *, batch: int = 32, second: bool = False
+    features: Callable[[np.ndarray], np.ndarray],
+    key: str,
+    files: dict[str, Path],
+    folder: Path,
+    *,
+    threads: int,
+    batch: int = 32,
+    second: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Features float32[N, F] of each video's clips, from the cache or by the backbone; with `second`, of its second look."""
-    target = folder / f"{digest_of(backbone)}{'-second' if second else ''}.npz"
+    """Features float32[N, F] of each video's clips, from the cache or by `features`; with `second`, of its second look.
+
+    features: clips uint8[N, T, H, W, 3] to float32[N, F], called by so many threads at the same time. key: tells it from others.
+    """
+    target = folder / f"{key}{'-second' if second else ''}.npz"
     known: dict[str, np.ndarray] = {}
     if target.exists():
         with np.load(target) as stored:
             known = {name: stored[name] for name in stored.files}
-    backbone.eval()
-    device = next(backbone.parameters()).device
+
+    def look(name: str) -> tuple[str, np.ndarray]:
+        stored_clips, parts = StoredClips(files[name]), []
+        for start in range(0, len(stored_clips), batch):
+            clips = np.stack([stored_clips[i] for i in range(start, min(start + batch, len(stored_clips)))])
+            parts.append(features(second_look(clips, name) if second else clips))
+        return name, np.concatenate(parts).astype(np.float16)
+
     if missing := [name for name in files if name not in known]:
-        for name in tqdm(missing, desc="features, second look" if second else "features", unit="video"):
-            stored_clips, parts = StoredClips(files[name]), []
-            for start in range(0, len(stored_clips), batch):
-                clips = np.stack([stored_clips[i] for i in range(start, min(start + batch, len(stored_clips)))])
-                if second:
-                    clips = second_look(clips, name)
-                parts.append(backbone(torch.from_numpy(clips).to(device)).cpu())
-            known[name] = torch.cat(parts).to(torch.float16).numpy()
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = [pool.submit(look, name) for name in missing]
+            for job in tqdm(
+                as_completed(jobs),
+                total=len(jobs),
+                desc="features, second look" if second else "features",
+                unit="video",
+            ):
+                name, found = job.result()
+                known[name] = found
         folder.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(".part.npz")
         np.savez(part, **known)  # type: ignore[arg-type]

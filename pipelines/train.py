@@ -5,6 +5,7 @@ forgets, to measure what the memory is worth. Every stage resumes where it stopp
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import platform
@@ -26,6 +27,7 @@ from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
 from pipelines.features import cache_clips, cache_features, some_clips
 from pipelines.quantize import quantize
 from pipelines.recognizer import Recognizer
+from pipelines.runtime import OnnxSmall
 from pipelines.train_backbone import train_backbone
 from pipelines.train_crt import label_set, train_crt, train_data
 
@@ -80,10 +82,14 @@ def run(
     backbone = train_backbone(config, videos, files)
     if until == "backbone":
         return {}
-    features = cache_features(backbone, files, config.run / "features")
+    # The CRT learns from what it will see: features in the integers that will serve.
+    integers = quantize(backbone, some_clips([files[v.name] for v in videos if v.split == "train"]))
+    look = OnnxSmall(backbone, threads=config.threads, given=integers)
+    key = hashlib.sha256(b"".join(integers.values())).hexdigest()[:16]
+    features = cache_features(look, key, files, config.run / "features", threads=config.threads)
     # Days are few, and each is long: one that is also seen by another camera in another light counts for two.
     again = {v.name: files[v.name] for v in videos if v.split == "train" and v.label is None}
-    others = cache_features(backbone, again, config.run / "features", second=True)
+    others = cache_features(look, key, again, config.run / "features", threads=config.threads, second=True)
     if until == "features":
         return {}
     labels = label_set(videos)
@@ -94,7 +100,6 @@ def run(
     forgetful = train_crt(plain, data, labels)
     if until == "crt":
         return {}
-    integers = quantize(backbone, some_clips([files[v.name] for v in videos if v.split == "train"]))
     held_out = [v for v in videos if v.split == "test"]
     target = output or config.run / "model"
     measured: dict[str, Any] = {}

@@ -55,6 +55,8 @@ class _Ending:
     """Whether the service wants us back, if it said so."""
     done: bool = False
     """Whether there is nothing left to do."""
+    after: float = 0.0
+    """Seconds before which the service does not want to be asked again."""
 
     def closed(self, closed: ConnectionClosed) -> None:
         if closed.rcvd is None:
@@ -178,6 +180,8 @@ class StreamClient:
                 except InvalidStatus as error:
                     status = error.response.status_code
                     ending.detail = f"it answers {status}"
+                    after = error.response.headers.get("Retry-After", "")
+                    ending.after = float(after) if re.fullmatch("[0-9]{1,4}", after) else 0.0
                     if 400 <= status < 500 and status not in (408, 425, 429):
                         raise BadAddress(f"{server} answers {status}, as no service with streams does") from error
                 except InvalidURI as error:
@@ -192,7 +196,7 @@ class StreamClient:
                     said = ""
                     if time.monotonic() - began > _STEADY:
                         self._succeeded()
-                pause = self._next_pause(server, ending)
+                pause = max(self._next_pause(server, ending), ending.after if len(self._servers) == 1 else 0.0)
                 if said != ending.detail:
                     said = ending.detail
                     yield {

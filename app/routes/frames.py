@@ -4,6 +4,7 @@ Frames come one by one (Connection), or as the parts of one encoded video (Video
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -20,12 +21,13 @@ from app import protocol
 from app.batching import Batches
 from app.engine import Engine
 from app.metrics import Metrics
-from app.problems import problem_of
+from app.problems import Busy, answer, problem_of
 from app.protocol import CLOSE, FRAMES, HEADER, VIDEO, Options
 from app.schemas import Label, ModelName, Size
 from app.sessions.base import SessionExpired, SessionUnknown
 from app.settings import Settings
 from app.streams import RENEW, Held, ServiceMoves, StreamOwned, Streams, check_id
+from app.traces import Traces
 from models.errors import CrtError
 from pipelines.events import EventChange
 from pipelines.frames import Clip, Frame, Pixels
@@ -126,6 +128,18 @@ class _Inbox:
 @router.websocket("/v1/streams/{id}/frames")
 async def frames(socket: WebSocket, id: str) -> None:
     """Frames in, labels out."""
+    with contextlib.ExitStack() as place:
+        try:
+            place.enter_context(socket.state.capacity.admit())
+        except Busy as error:
+            socket.state.metrics.refused.labels(error.code).inc()
+            socket.state.metrics.errors.labels(error.code).inc()
+            await socket.send_denial_response(answer(error))
+            return
+        await _serve(socket, id)
+
+
+async def _serve(socket: WebSocket, id: str) -> None:
     offered = socket.scope["subprotocols"]
     spoken = next((one for one in offered if one in (FRAMES, VIDEO)), None)
     await socket.accept(spoken)
@@ -164,6 +178,7 @@ class Connection:
         self._streams: Streams = socket.state.streams
         self._batches: Batches = socket.state.batches
         self._metrics: Metrics = socket.state.metrics
+        self._traces: Traces = socket.state.traces
         self._inbox = _Inbox(self._settings.credit, self._settings.inbox_bytes)
         self._sending = asyncio.Lock()
         self._evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,6 +189,7 @@ class Connection:
         """Until the client goes, the stream ends or something is wrong. Raises CrtError, WebSocketDisconnect."""
         options = Options.model_validate(query.model_dump(include=set(Options.model_fields)))
         self.held = await self._streams.hold(id, query.client, self._evict, takeover=query.takeover, make=options)
+        log.info("stream %s has a writer from frame %d on", id, self.held.stream.frame)
         try:
             await self._begin(query)
             await self._greet()
@@ -192,6 +208,7 @@ class Connection:
         finally:
             await self._close()
             await self._streams.release(self.held)
+            log.info("stream %s has no writer any more, after frame %d", id, self.held.stream.frame - 1)
 
     async def _begin(self, query: _Query) -> None:
         """What is to be done before the client is greeted."""
@@ -409,8 +426,14 @@ class Connection:
             return decode_picture(picture, self.held.stream.spec)
 
     async def _clip(self, clip: Clip, arrived: float) -> None:
+        with self._traces.span("clip", start=clip.start, end=clip.end):
+            await self._through_networks(clip, arrived)
+
+    async def _through_networks(self, clip: Clip, arrived: float) -> None:
         stream = self.held.stream
-        segment = stream.add(clip, await self._batches.feature(clip.frames))
+        with self._traces.span("backbone"):
+            feature = await self._batches.feature(clip.frames)
+        segment = stream.add(clip, feature)
         if segment is not None:
             await self._finish(segment, arrived)
         elif self.held.options.provisional and (rest := stream.rest()) is not None:
@@ -418,10 +441,12 @@ class Connection:
             await self._tell_segment(rest.result(scores_C), arrived, final=False)
 
     async def _finish(self, segment: Segment, arrived: float) -> None:
-        predicted = await self._batches.advance(segment.features_LF, segment.memory_M, segment.mask_L)
+        with self._traces.span("crt", segment=segment.index):
+            predicted = await self._batches.advance(segment.features_LF, segment.memory_M, segment.mask_L)
         step = self.held.stream.advance(segment, *predicted)
         # Told is only what is durable: nobody else may say otherwise later.
-        await self._commit()
+        with self._traces.span("commit", segment=segment.index):
+            await self._commit()
         await self._tell_segment(step.result, arrived, final=True)
         await self._tell_events(step.events, step.result.index)
         await self._ack()

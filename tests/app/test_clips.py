@@ -478,6 +478,29 @@ def test_a_client_that_goes_away_stops_the_work(service, tmp_path):
     assert wait_until(lambda: decoders(service) == idle)
 
 
+def test_clients_that_have_seen_enough_leave_no_error_behind(model, tmp_path):
+    """What a thread reads from stays open until the thread is done with it."""
+    video = encode(tmp_path / "minutes.mp4", 600, fps=8)
+    with running(model, tmp_path / "service", CRT_THREADS="1") as service:
+        for _ in range(10):
+            with (
+                httpx.Client(base_url=service.url, timeout=60) as client,
+                client.stream(
+                    "POST",
+                    "/v1/clips",
+                    content=video.read_bytes(),
+                    headers={"Content-Type": "video/mp4", "Accept": "application/x-ndjson"},
+                ) as answer,
+            ):
+                next(answer.iter_lines())
+        idle = decoders(service)
+        assert wait_until(lambda: decoders(service) <= idle)
+        assert no_uploads_left(service)
+    log = service.log.read_text()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+
+
 def test_a_client_that_tires_of_waiting_stops_the_work(service, tmp_path):
     """As JSON there is nothing to send before the end: that the client is gone must show all the same."""
     video = encode(tmp_path / "long.mp4", 3600, fps=8)
