@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """Signs exported states; services that take each other's need the same. By default one is made and kept in var/state.key."""
     credit: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Frames that a WebSocket's client may have on the way."""
+    live_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 2.0
+    """Longest that a frame may have waited when its turn comes, in seconds, under the policy live; else it is dropped."""
     frame_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 4 << 20
     """Largest message on a WebSocket, in bytes."""
     inbox_bytes: Annotated[int, Field(ge=1024, le=1 << 32)] = 16 << 20

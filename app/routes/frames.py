@@ -170,6 +170,8 @@ class Connection:
     """One client that writes to one stream."""
 
     held: Held
+    _may_drop = True
+    """Whether there is anything that the policy live can leave out."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
@@ -183,6 +185,7 @@ class Connection:
         self._sending = asyncio.Lock()
         self._evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owed = 0
+        self._dropped = self._overdue = 0
         self._reader_slow = False
 
     async def run(self, id: str, query: _Query) -> None:
@@ -328,11 +331,12 @@ class Connection:
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1006))
             data: bytes | str = message.get("bytes") or message.get("text") or b""
-            live = self.held.options.policy == "live"
+            live = self._may_drop and self.held.options.policy == "live"
             if isinstance(data, bytes):
                 self._metrics.received.inc()
             dropped = await self._inbox.put(_Item(time.monotonic(), data), live=live)
             if dropped:
+                self._dropped += dropped
                 await self._tell_dropped(dropped, "live", "frames came faster than they are worked on")
             if live and isinstance(data, bytes):
                 await self._grant()
@@ -344,9 +348,29 @@ class Connection:
                 if await self._told(item):
                     return
                 continue
+            if (
+                self._may_drop
+                and self.held.options.policy == "live"
+                and self._waited(item) > self._settings.live_seconds
+            ):
+                self._overdue += 1
+                continue
+            await self._tell_overdue()
             await self._frame(item)
             if self.held.options.policy == "complete":
                 await self._grant()
+
+    @staticmethod
+    def _waited(item: _Item) -> float:
+        return time.monotonic() - item.arrived
+
+    async def _tell_overdue(self) -> None:
+        """Once for all that were passed over in a row."""
+        if self._overdue:
+            overdue, self._overdue = self._overdue, 0
+            self._dropped += overdue
+            detail = f"frames waited longer than {self._settings.live_seconds:g} s: nobody wants to know any more"
+            await self._tell_dropped(overdue, "live", detail)
 
     async def _grant(self) -> None:
         """Credit for one more frame; it is told of several at once."""
@@ -369,6 +393,7 @@ class Connection:
             changed = message.model_dump(exclude={"type"}, exclude_none=True)
             self.held.options = self.held.options.model_copy(update=changed)
             return False
+        await self._tell_overdue()
         await self._last_frames()
         for clip in self.held.stream.finish():
             await self._clip(clip, item.arrived)
@@ -400,7 +425,12 @@ class Connection:
             return
         if stream.latest is not None and number > stream.frame:
             left_out = number - stream.frame
-            await self._tell_dropped(left_out, "gap", f"frames {stream.frame} to {number - 1} did not come")
+            told = min(left_out, self._dropped)  # as dropped here
+            self._dropped -= told
+            if left_out > told:
+                await self._tell_dropped(
+                    left_out - told, "gap", f"of frames {stream.frame} to {number - 1} some did not come"
+                )
         if stream.latest is not None and seconds <= stream.latest:
             detail = f"frame {number} at {seconds!r} s is not later than the one before, at {stream.latest!r} s"
             stream.lose(number)
@@ -481,6 +511,7 @@ class VideoConnection(Connection):
     """One client that sends the parts of one encoded video."""
 
     _live: LiveVideo | None = None
+    _may_drop = False  # a video without one of its parts is a damaged one
 
     async def _begin(self, query: _Query) -> None:
         stream = self.held.stream
