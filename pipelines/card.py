@@ -27,6 +27,7 @@ def card_text(name: str, labels: tuple[str, ...], card: dict[str, Any]) -> str:
         "",
         f"- Backbone: {method['backbone']}.",
         f"- CRT: {method['crt']}.",
+        f"- Arithmetic: {method.get('integers', 'float32')}.",
         f"- Command: `{method['command']}`, seed {method['seed']}, code {method['commit'][:12]}, {method['date']}.",
         "",
         "## Measured",

@@ -25,6 +25,7 @@ from pipelines.card import card_text
 from pipelines.config import Config, read_config
 from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
 from pipelines.features import cache_clips, cache_features, some_clips
+from pipelines.homesim.make import VERSION
 from pipelines.quantize import quantize
 from pipelines.recognizer import Recognizer
 from pipelines.runtime import OnnxSmall
@@ -143,8 +144,9 @@ def make_card(
     return {
         "summary": "Knows simulated homes only: trained on HomeSim, never on pictures of real people.",
         "data": {
-            "name": "HomeSim", "command": f"python -m pipelines.homesim make {config.data}", "videos": counts,
-            "held_out": "The test's people, rooms and camera (c02) appear in no training video.",
+            "name": f"HomeSim, version {VERSION}", "command": f"python -m pipelines.homesim make {config.data}", "videos": counts,
+            "held_out": "The test's people, rooms and stretch of wall for the camera (c02) appear in no training video. Every other "
+            "room is mirrored, in training and test alike, so that in those other cameras have hung across from c02.",
         },
         "method": {
             "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints that HomeSim knows"

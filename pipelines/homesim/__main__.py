@@ -13,7 +13,7 @@ from pipelines.homesim.make import make, write_video
 from pipelines.homesim.scenario import SPLITS, Performance, Recording, plan
 
 # The set that the bundled model was trained on.
-DEFAULT = {"train": (110, 165), "validation": (8, 10), "test": (20, 24)}
+DEFAULT = {"train": (110, 225), "validation": (8, 10), "test": (20, 24)}
 """For each split, trimmed clips of each class and untrimmed days."""
 
 

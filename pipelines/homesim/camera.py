@@ -49,11 +49,19 @@ class Camera:
 
     @classmethod
     def random(
-        cls, mount: int, room: Room, focus: np.ndarray, rng: np.random.Generator, *, wide: bool = False
+        cls,
+        mount: int,
+        room: Room,
+        focus: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        wide: bool = False,
+        mirrored: bool = False,
     ) -> "Camera":
         """Puts a camera somewhere on stretch `mount` (1 to 7) of the walls and points it at `focus` (float[3]), roughly.
 
-        Most hang above people's heads; some stand on a shelf or a cupboard, at 0.9 to 1.5 m. A `wide` one has the whole room in view.
+        Most hang above people's heads; some stand on a shelf or a cupboard, at 0.9 to 1.5 m. A `wide` one has the whole room in
+        view. A `mirrored` one hangs at the opposite wall, so that its picture, flipped, is that of a mirrored room.
         """
         w, d, h = room.width, room.depth, room.height
         # Once round the room but for the kitchen's wall: the left wall toward the door's side, then the near and the right one.
@@ -71,6 +79,8 @@ class Camera:
         position = np.array([x0 + (x1 - x0) * along, y0 + (y1 - y0) * along, height])
         inward = np.array([w / 2, d / 2]) - position[:2]
         position[:2] += inward / np.linalg.norm(inward) * off
+        if mirrored:
+            position[0] = w - position[0]
         forward = focus + rng.normal(0, (0.12, 0.12, 0.08)) - position
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, (0, 0, 1))

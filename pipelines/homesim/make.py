@@ -24,7 +24,7 @@ import numpy as np
 from pipelines.datasets import BadDataset
 from pipelines.homesim.scenario import Performance, Recording
 
-VERSION = 3
+VERSION = 4
 """Grows with each change to people, rooms or stories: the same numbers then give another recording."""
 MANIFEST_FIELDS = ("file", "kind", "split", "label", "person", "room", "take", "camera", "seconds", "fps")
 

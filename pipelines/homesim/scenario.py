@@ -29,7 +29,7 @@ PAIRS = ((3, 4), (5, 6), (7, 8))
 """Left and right ones among them."""
 POSE_RATE = 8.0
 """Poses a second."""
-_PERSON, _ROOM, _TAKE, _CAMERA = range(4)
+_PERSON, _ROOM, _TAKE, _CAMERA, _MIRROR = range(5)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Performance:
         self.recording = recording
         self.body = Body.random(_rng(seed, _PERSON, recording.person))
         self.room = Room.random(_rng(seed, _ROOM, recording.room))
+        self.mirrored = bool(_rng(seed, _MIRROR, recording.room).random() < 0.5)
+        """Every other room is built the other way round: acted out as all are, and seen in a mirror."""
         index = len(act.LABELS) if recording.label is None else act.LABELS.index(recording.label)
         rng = _rng(seed, _TAKE, recording.person, recording.room, recording.take, index)
         self.fps = recording.fps or float(rng.choice(_FPS))
@@ -104,7 +106,8 @@ class Performance:
 
     def frame(self, i: int) -> np.ndarray:
         capsules, boxes = self.stage.frame(i)
-        return self.scene.draw(capsules, self.stage.colours, self.body.stripes, boxes)
+        pixels = self.scene.draw(capsules, self.stage.colours, self.body.stripes, boxes)
+        return np.ascontiguousarray(pixels[:, ::-1]) if self.mirrored else pixels
 
     def spans(self, *, visible: bool = False) -> list[tuple[float, float, str]]:
         """(start, end, label) in seconds, in order of time."""
@@ -124,6 +127,10 @@ class Performance:
         out = np.concatenate([(seen + 1) / 2, points[..., 2:]], axis=-1).astype(np.float32)
         there = (np.abs(seen) < 1).all(-1) & (depth > 0.2) & self.track.present[frames][:, None]
         out[~there] = np.nan
+        if self.mirrored:
+            out[..., 0] = 1 - out[..., 0]
+            for left, right in PAIRS:
+                out[:, [left, right]] = out[:, [right, left]]
         return out
 
     def _aim(self, rng: np.random.Generator, width: int, height: int) -> Camera:
@@ -145,7 +152,9 @@ class Performance:
             share = rng.uniform(0.3, 0.9) if attempt else 0.5
             where = points.reshape(-1, 3)
             focus = centre if not len(where) else centre * (1 - share) + (where.min(0) + where.max(0)) / 2 * share
-            camera = Camera.random(self.recording.camera, self.room, focus, rng, wide=self.recording.label is None)
+            camera = Camera.random(
+                self.recording.camera, self.room, focus, rng, wide=self.recording.label is None, mirrored=self.mirrored
+            )
             if not len(where):
                 return camera
             seen, depth = camera.project(points, width / height)
