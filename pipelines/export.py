@@ -28,12 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from models import checkpoint
-from models.base import Backbone
+from models.base import Backbone, fold_norms
 from models.checkpoint import Checkpoint
 from pipelines import command, graphs
 from pipelines.frames import Pixels
 from pipelines.quantize import integers, some_of
-from pipelines.recognizer import fold_norms
 
 RECOGNIZER, BACKBONE, CRT = "recognizer.onnx", "backbone.onnx", "crt.onnx"
 INTEGERS, SIGNATURE = "recognizer.int8.onnx", "signature.json"

@@ -26,12 +26,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from tqdm import tqdm
 
 from models import checkpoint
+from models.base import fold_norms
 from models.small import SmallBackbone
 from models.spec import ClipSpec
 from pipelines import command, graphs
 from pipelines.features import clips_of
 from pipelines.frames import Pixels
-from pipelines.recognizer import fold_norms
 from pipelines.runtime import halves, look, planes
 
 CLIPS = 400
@@ -40,11 +40,13 @@ _INTEGERS = ["Conv", "Add", "Relu"]
 
 
 def quantize(backbone: SmallBackbone, clips: Iterable[Sequence[Pixels] | Pixels]) -> dict[str, bytes]:
-    """Graphs as graphs.look_over and graphs.look_closer give them, under these names, in integers.
+    """Graphs as graphs.look_over and graphs.look_closer give them, under these names, in integers and without weights (graphs.strip).
+
+    The backbone's weights are taken as a checkpoint stores them at least, in half precision.
 
     clips: of T frames uint8[H, W, 3]. Raises ValueError without any.
     """
-    backbone = copy.deepcopy(backbone)
+    backbone = copy.deepcopy(backbone).half().float()
     fold_norms(backbone)
     over, closer = graphs.look_over(backbone), graphs.look_closer(backbone)
     first = onnxruntime.InferenceSession(over, providers=["CPUExecutionProvider"])
@@ -57,7 +59,8 @@ def quantize(backbone: SmallBackbone, clips: Iterable[Sequence[Pixels] | Pixels]
         looks.append({"near": look(levels, square_13[0])[None], "square": square_13, "whole": whole_1W})
     if not glances:
         raise ValueError("there is no clip to take ranges from")
-    return {"look_over": integers(over, glances), "look_closer": integers(closer, looks)}
+    made = {"look_over": integers(over, glances), "look_closer": integers(closer, looks)}
+    return {name: graphs.strip(graph, backbone) for name, graph in made.items()}
 
 
 def integers(graph: bytes, inputs: Sequence[Mapping[str, np.ndarray]], *, within: str = "") -> bytes:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.base import fold_norms
 from models.checkpoint import Checkpoint
 from models.small import SmallBackbone
 from pipelines.frames import Pixels
@@ -103,20 +103,3 @@ class Recognizer:
             segment_BLF = np.pad(segment_BLF, ((0, 0), (0, missing), (0, 0)))
             mask_BL = np.pad(mask_BL, ((0, 0), (0, missing)))
         return segment_BLF, memory_BM, mask_BL
-
-
-def fold_norms(network: torch.nn.Module) -> None:
-    """Folds each batch norm into the convolution before it, in place: the same numbers for less work.
-
-    Only inside nn.Sequential, where what comes before is known to be the norm's only input.
-    """
-    for module in network.modules():
-        if not isinstance(module, torch.nn.Sequential):
-            continue
-        for index in range(len(module) - 1):
-            convolution, norm = module[index], module[index + 1]
-            if isinstance(convolution, torch.nn.Conv2d | torch.nn.Conv3d) and isinstance(
-                norm, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d
-            ):
-                module[index] = fuse_conv_bn_eval(convolution, norm)
-                module[index + 1] = torch.nn.Identity()

@@ -8,6 +8,7 @@ Shapes: N clips, T frames, H x W pixels, F feature width, S x S pixels of the cl
 M memory width, C labels.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import onnxruntime
+from google.protobuf.message import DecodeError
 from onnxruntime.capi.onnxruntime_pybind11_state import (
     Fail,
     InvalidArgument,
@@ -23,6 +25,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     NotImplemented,
 )
 
+from models.base import fold_norms
 from models.errors import BadCheckpoint
 from models.heads import VideoClassifier
 from models.small import LEVELS, LOOK, SPEC, SmallBackbone
@@ -39,9 +42,14 @@ class OnnxSmall:
 
     def __init__(self, backbone: SmallBackbone, *, threads: int, given: Mapping[str, bytes] | None = None) -> None:
         """given: graphs to run in place of the backbone's own, see quantize.py. Raises BadCheckpoint for others."""
-        given = given or {"look_over": graphs.look_over(backbone), "look_closer": graphs.look_closer(backbone)}
-        if set(given) != {"look_over", "look_closer"}:
+        if given and set(given) != {"look_over", "look_closer"}:
             raise BadCheckpoint(f"small has the graphs look_over and look_closer, not {', '.join(sorted(given))}")
+        if given:
+            backbone = copy.deepcopy(backbone)
+            fold_norms(backbone)
+            given = {name: _filled(graph, backbone) for name, graph in given.items()}
+        else:
+            given = {"look_over": graphs.look_over(backbone), "look_closer": graphs.look_closer(backbone)}
         try:
             self._look_over, self._look_closer = _session(given["look_over"]), _session(given["look_closer"])
         except (InvalidArgument, InvalidProtobuf, InvalidGraph, Fail, NotImplemented) as error:
@@ -63,6 +71,13 @@ class OnnxSmall:
             near_CSS = look(levels, square_13[0])
             (feature_1F,) = self._look_closer(near_CSS[None], square_13, whole_1W)
             return feature_1F
+
+
+def _filled(graph: bytes, backbone: SmallBackbone) -> bytes:
+    try:
+        return graphs.fill(graph, backbone)
+    except DecodeError as error:
+        raise BadCheckpoint(f"ONNX Runtime cannot run the backbone's graphs: {error}") from error
 
 
 class OnnxClassifier:

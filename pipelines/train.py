@@ -83,6 +83,7 @@ def run(
     backbone = train_backbone(config, videos, files)
     if until == "backbone":
         return {}
+    backbone.half().float()  # as it will be stored
     # The CRT learns from what it will see: features in the integers that will serve.
     integers = quantize(backbone, some_clips([files[v.name] for v in videos if v.split == "train"]))
     look = OnnxSmall(backbone, threads=config.threads, given=integers)

@@ -1,5 +1,6 @@
 """The backbone in integers: nearly the same features, the same to the bit each time, and a checkpoint that says what it holds."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from onnx import numpy_helper
 
 from models import checkpoint
 from models.backbones import create_backbone
+from models.base import fold_norms
 from models.crt import CrtConfig
 from models.errors import BadCheckpoint
 from models.heads import ClassifierConfig, VideoClassifier
 from models.small import SPEC, SmallBackbone
+from pipelines import graphs
 from pipelines.features import clips_of
 from pipelines.label import BUNDLED
 from pipelines.quantize import quantize
@@ -65,9 +68,33 @@ def test_a_feature_is_the_same_to_the_bit_whoever_else_is_served(backbone, made,
     assert np.array_equal(shared(clips), np.concatenate([alone(clips[n : n + 1]) for n in range(len(clips))]))
 
 
-def test_weights_of_convolutions_keep_to_seven_bits(made):
+@pytest.fixture(scope="module")
+def folded(backbone) -> SmallBackbone:
+    one = copy.deepcopy(backbone)
+    fold_norms(one)
+    return one
+
+
+def test_what_the_checkpoint_holds_already_is_left_out_and_comes_back_to_the_bit(
+    made, backbone, folded, clips, monkeypatch
+):
+    assert sum(map(len, made.values())) < 300_000
+    monkeypatch.setattr(graphs, "strip", lambda graph, _: graph)
+    whole = quantize(backbone, list(clips[::2]))
+    assert sum(map(len, whole.values())) > 4_000_000
+    for name, graph in made.items():
+        got, wanted = (
+            {one.name: numpy_helper.to_array(one) for one in onnx.load_from_string(g).graph.initializer}
+            for g in (graphs.fill(graph, folded), whole[name])
+        )
+        assert got.keys() == wanted.keys()
+        assert all(np.array_equal(got[key], wanted[key]) for key in wanted)
+
+
+def test_weights_of_convolutions_keep_to_seven_bits(made, folded):
     """So that processors without VNNI get the same sums."""
-    for graph in made.values():
+    for stripped in made.values():
+        graph = graphs.fill(stripped, folded)
         weights = [numpy_helper.to_array(one) for one in onnx.load_from_string(graph).graph.initializer]
         kernels = [one for one in weights if one.dtype == np.int8 and one.ndim == 4]
         assert len(kernels) >= 7
@@ -110,16 +137,16 @@ def test_a_digest_covers_the_graphs(tmp_path, made):
 
 
 @pytest.mark.parametrize(
-    ("graphs", "message"),
+    ("given", "message"),
     [
         ({"look_over": b"", "look_closer": b""}, "cannot run"),
         ({"look_over": b"no graph"}, "not look_over"),
         ({"look_over": b"no graph", "look_closer": b"no graph"}, "cannot run"),
     ],
 )
-def test_graphs_that_are_none_are_refused(tmp_path, backbone, graphs, message):
+def test_graphs_that_are_none_are_refused(tmp_path, backbone, given, message):
     with pytest.raises(BadCheckpoint, match=message):
-        OnnxSmall(backbone, threads=1, given=graphs)
+        OnnxSmall(backbone, threads=1, given=given)
 
 
 def test_a_model_of_another_backbone_is_told_what_can_be_had(tmp_path):
