@@ -45,7 +45,7 @@ class Capacity:
         cost: float,
         behind: Callable[[], float],
     ) -> None:
-        """cores: that may be used up. most: streams, whatever they cost. rate: a stream's clips a second.
+        """cores: that may be used up; 0: whatever is. most: streams, whatever they cost. rate: a stream's clips a second.
 
         cost: of a clip, a guess, in seconds of processor time. behind: for how many seconds the clip that is next has waited.
         """
@@ -76,7 +76,7 @@ class Capacity:
             self._cost = keep * self._cost + (1 - keep) * (spent - self._spent) / new
         self._spent, self._clips = spent, clips
         self._waits.append(self._behind())
-        self._metrics.capacity.set(min(self._most, self._cores // self.of_a_stream))
+        self._metrics.capacity.set(min(self._most, self._cores // self.of_a_stream) if self._cores else self._most)
 
     @property
     def of_a_stream(self) -> float:
@@ -89,7 +89,7 @@ class Capacity:
         if self._live >= self._most:
             raise Busy(f"{self._live} streams are live, and no more may be. Try again in {Busy.retry_after} s.")
         wanted, behind = (self._live + 1) * self.of_a_stream, sum(self._waits) / len(self._waits)
-        if self._live and (wanted > self._cores or behind > LATE):
+        if self._live and self._cores and (wanted > self._cores or behind > LATE):
             raise Busy(
                 f"{self._live} streams are live and take up what the service has: one more would make it {wanted:.2f} of {self._cores:.2f} "
                 f"cores, and clips wait {behind:.2f} s. Try again in {Busy.retry_after} s."

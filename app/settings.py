@@ -37,8 +37,8 @@ class Settings(BaseSettings):
     """Videos decoded and labelled at the same time, others wait; by default as many as cores."""
     streams: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Live streams at most; fewer where they take up more of the cores than they may."""
-    streams_share: Annotated[float, Field(gt=0, le=4, allow_inf_nan=False)] = 0.85
-    """Share of the cores that live streams may take up, as measured; one more is refused with 503."""
+    streams_share: Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)] = 0.85
+    """Share of the cores that live streams may take up, as measured; one more is refused with 503. 0: whatever they take up."""
     waiting: Annotated[int, Field(ge=0, le=10_000)] = 64
     """Uploads that may wait for their turn; one more is refused with 503."""
     upload_bytes: Annotated[int, Field(ge=1)] = 4 << 30

@@ -13,9 +13,8 @@ from torch import Tensor
 from benchmarks.harness import Row
 from benchmarks.timing import cpu_ms
 from models.backbones import NAMES, create_backbone
-from models.base import Backbone
+from models.base import Backbone, fold_norms
 from models.small import SPEC, SmallBackbone
-from pipelines.recognizer import fold_norms
 from pipelines.runtime import OnnxSmall
 
 

@@ -25,6 +25,7 @@ import psutil
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from benchmarks.clips import VIDEO, service
 from benchmarks.harness import FOLDER, Row, note
@@ -52,6 +53,8 @@ class Carried:
     """Seconds from capture to label, provisional ones included."""
     behind: float
     """Seconds by which the clients were late at the worst."""
+    refused: int
+    """Streams that the service had no room for, by its own judgement; then nothing was sent."""
     shares: dict[str, float]
     """Of one core: each stage, the service's process altogether, the clients."""
 
@@ -60,6 +63,8 @@ class Carried:
         return self.dropped == 0 and self.p95 <= LATEST and self.behind <= _BEHIND
 
     def __str__(self) -> str:
+        if self.refused:
+            return f"  {self.streams} streams: {self.refused} refused with 503"
         verdict = "carried" if self.good else "too many"
         return (
             f"  {self.streams} streams: {verdict}; p95 {self.p95 * 1e3:.0f} ms, {self.dropped} frames dropped, "
@@ -139,10 +144,23 @@ async def drive(url: str, streams: int, seconds: float) -> dict[str, float]:
     frames = pictures()
     run = f"{time.time_ns()}"
     address = f"{url.replace('http', 'ws', 1)}/v1/streams"
-    sockets = [
-        await connect(f"{address}/{run}-{n}/frames?policy=live", subprotocols=["crt.v1"], compression=None)  # type: ignore[list-item]
-        for n in range(streams)
-    ]
+    sockets: list[ClientConnection] = []
+    for n in range(streams):
+        one = f"{address}/{run}-{n}/frames?policy=live"
+        try:
+            sockets.append(await connect(one, subprotocols=["crt.v1"], compression=None))  # type: ignore[list-item]
+        except InvalidStatus:  # one too many, by the service's own judgement
+            for socket in sockets:
+                await socket.close()
+            return {
+                "frames": 0,
+                "dropped": 0,
+                "p50": np.inf,
+                "p95": np.inf,
+                "behind": 0.0,
+                "cpu": 0.0,
+                "refused": streams - n,
+            }
     for socket in sockets:
         assert json.loads(await socket.recv())["type"] == "ready"
     began, cpu = time.perf_counter() + 0.1, _cpu(psutil.Process())
@@ -188,6 +206,7 @@ async def drive(url: str, streams: int, seconds: float) -> dict[str, float]:
         "p95": float(p95),
         "behind": behind,
         "cpu": _cpu(psutil.Process()) - cpu,
+        "refused": 0,
     }
 
 

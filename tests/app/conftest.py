@@ -54,6 +54,8 @@ def launch(model: Path, folder: Path, port: int, **settings: str) -> Service:
         "CRT_MODEL": str(model),
         "CRT_SPOOL": str(spool),
         "CRT_SESSIONS": f"sqlite:///{folder / 'sessions.db'}",
+        # A slow machine takes as many streams as a test has; test_capacity.py sets it.
+        "CRT_STREAMS_SHARE": "0",
         **settings,
     }
     log = folder / "service.log"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
 HEADER = struct.Struct("!Qd")
@@ -180,7 +180,7 @@ def going_on(
     while time.monotonic() < until:
         try:
             camera = Camera(url, id, told, seed=seed, **parameters)
-        except OSError:
+        except (OSError, InvalidHandshake):
             time.sleep(0.05)
             continue
         if camera.ready and camera.send(camera.ready["resume_from"], frames):

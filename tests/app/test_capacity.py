@@ -62,6 +62,15 @@ def test_there_are_never_more_than_the_setting_says():
         assert fill(one, places) == 3
 
 
+def test_no_share_is_no_bound_but_the_number():
+    behind = Behind()
+    one = capacity(Metrics(), behind, cores=0, most=100)
+    behind.seconds = 4 * LATE
+    one.look()
+    with ExitStack() as places:
+        assert fill(one, places) == 100
+
+
 def test_what_clips_take_counts_for_more_than_the_guess():
     metrics = Metrics()
     one = capacity(metrics, Behind())
