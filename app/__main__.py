@@ -11,7 +11,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from app import logs
 from app.main import create_app
 from app.settings import Settings
-from models import checkpoint
 from models.errors import CrtError
 
 CLOSING = 2.0
@@ -25,13 +24,12 @@ def main() -> int:
         return 2
     try:
         settings = Settings.read()
-        checkpoint.load(settings.model)
+        app = create_app(settings)
     except CrtError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         return 2
     logs.install(settings.log_level, settings.log_format)
     print(f"crt-stream: http://{host}:{port}/docs")
-    app = create_app(settings)
     config = uvicorn.Config(
         app, host=host, port=int(port), log_level=settings.log_level, log_config=None, timeout_graceful_shutdown=3,
         # What one client may have in memory here, beside what waits in its stream's inbox.

@@ -15,7 +15,6 @@ from typing import Self, TypeVar
 from app.metrics import Metrics
 from app.problems import Busy
 from app.settings import Settings
-from models import checkpoint
 from pipelines.label import Labelling, VideoResult
 from pipelines.recognizer import Recognizer
 from pipelines.streaming import SegmentResult, Stream
@@ -27,9 +26,8 @@ _T = TypeVar("_T")
 class Engine:
     """The model, ready, and the places where it works. An async context manager: what runs ends with it."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Loads the model. Raises BadCheckpoint."""
-        self.recognizer = Recognizer(checkpoint.load(settings.model), threads=settings.threads)
+    def __init__(self, settings: Settings, metrics: Metrics, recognizer: Recognizer) -> None:
+        self.recognizer = recognizer
         self._metrics = metrics
         self._budget = settings.budget
         self._most = settings.videos + settings.waiting

@@ -22,11 +22,14 @@ from app.sessions import open_store
 from app.settings import Settings
 from app.streams import Streams
 from app.traces import Traced, collecting
+from models import checkpoint
+from pipelines.recognizer import Recognizer
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service. Raises BadSetting; BadCheckpoint and BadStoreUrl come when it starts."""
+    """The service. Raises BadSetting and BadCheckpoint; BadStoreUrl comes when it starts."""
     settings = settings or Settings.read()
+    recognizer = Recognizer(checkpoint.read(settings.model), threads=settings.threads)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
@@ -34,7 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with (
             collecting(settings.traces) as traces,
             open_store(settings.sessions) as store,
-            Engine(settings, metrics) as engine,
+            Engine(settings, metrics, recognizer) as engine,
             Batches(engine.recognizer, metrics, threads=settings.threads) as batches,
             Capacity(
                 metrics,

@@ -31,8 +31,8 @@ import psutil
 
 from benchmarks.harness import FOLDER, Row, note
 from models import checkpoint
-from models.crt import CrtConfig
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig, CrtConfig
+from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
 from pipelines.frames import Clip, Frame
 from pipelines.label import BUNDLED, CLIPS_A_CALL

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.harness import Row
 from benchmarks.timing import cpu_ms
-from models.crt import CompactRecurrentTransformer, CrtConfig
+from models.config import CrtConfig
+from models.crt import CompactRecurrentTransformer
 from models.ncgru import OrthogonalMatrix
 
 BATCHES = (1, 8, 32)

@@ -5,6 +5,9 @@ published or local weights.
     config.json         what they are the weights of: names, shapes, labels, preprocessing, data, accuracy, digest
     NAME.onnx           networks to run in place of the backbone's own, if there are any (pipelines/quantize.py)
 
+Loading needs no torch; it comes when one asks for the networks themselves. A model whose graphs say all is run without it, in half
+the memory.
+
 No pickles, so that loading runs no code from the folder. The digest covers everything that changes a score: weights,
 graphs, shapes, preprocessing, the order of the labels. It names the model wherever a memory is kept, and a folder whose parts
 do not belong together is refused.
@@ -15,22 +18,24 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import torch
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
 
-from models.backbones import create_backbone
-from models.base import Backbone, misfits
-from models.errors import BadCheckpoint, ModelError
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig
+from models.errors import BadCheckpoint
 from models.spec import ClipSpec
+
+if TYPE_CHECKING:
+    from models.base import Backbone
+    from models.heads import VideoClassifier
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -79,57 +84,94 @@ class CheckpointConfig(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model ready for use: its networks are in evaluation mode and float32."""
+    """A model: what it is, its weights, and on demand its networks."""
 
-    name: str
-    """For people; the digest is what tells models apart."""
-    digest: str
-    """"sha256:..." of all that changes a score."""
-    labels: tuple[str, ...]
-    """Of the classes, in the order of the scores."""
-    background: str | None
-    """The label that says that nothing happens, if there is one."""
-    backbone: Backbone
-    classifier: VideoClassifier
-    card: dict[str, Any]
-    """Data, method, measured accuracy: JSON values."""
-    graphs: Mapping[str, bytes] = field(default_factory=dict)
-    """ONNX, by name: what is to be run in place of the backbone's networks."""
+    folder: Path
+    config: CheckpointConfig
+    spec: ClipSpec
+    """Which clips the backbone reads."""
+    weights: Mapping[str, np.ndarray]
+    """As they are stored, "backbone.*" and "classifier.*"."""
+    graphs: Mapping[str, bytes]
+    """ONNX, by name: what is to be run in place of the networks."""
 
     @property
-    def spec(self) -> ClipSpec:
-        """Which clips the backbone reads."""
-        return self.backbone.spec
+    def name(self) -> str:
+        """For people; the digest is what tells models apart."""
+        return self.config.name
+
+    @property
+    def digest(self) -> str:
+        """ "sha256:..." of all that changes a score."""
+        return self.config.digest
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the classes, in the order of the scores."""
+        return self.config.labels
+
+    @property
+    def background(self) -> str | None:
+        """The label that says that nothing happens, if there is one."""
+        return self.config.background
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Data, method, measured accuracy: JSON values."""
+        return self.config.card
 
     @property
     def segment(self) -> int:
         """L, clips in a full segment."""
-        return self.classifier.config.crt.segment
+        return self.config.classifier.crt.segment
 
     @property
     def memory(self) -> int:
         """M, numbers in a stream's memory."""
-        return self.classifier.config.crt.memory
+        return self.config.classifier.crt.memory
+
+    @property
+    def first_memory_M(self) -> np.ndarray:  # noqa: N802 - the name of the weight
+        """The learned memory with which a stream begins, float32[M]. Raises BadCheckpoint."""
+        found = self.weights.get("classifier.crt.first_memory_M")
+        if found is None or found.shape != (self.memory,):
+            raise BadCheckpoint(f"{self.folder}: the weights have no first memory of {self.memory} numbers")
+        return found.astype(np.float32)
+
+    @cached_property
+    def backbone(self) -> "Backbone":
+        """In evaluation mode and float32. Raises BadCheckpoint."""
+        # Torch is half of a service's memory and start, and not all need it.
+        from models import networks
+
+        return networks.backbone(self)
+
+    @cached_property
+    def classifier(self) -> "VideoClassifier":
+        """In evaluation mode and float32. Raises BadCheckpoint."""
+        from models import networks
+
+        return networks.classifier(self)
 
 
 def save(
     folder: Path | str,
-    backbone: Backbone,
-    classifier: VideoClassifier,
+    backbone: "Backbone",
+    classifier: "VideoClassifier",
     *,
     name: str,
     labels: Sequence[str],
     background: str | None = None,
     card: Mapping[str, Any] | None = None,
-    dtype: torch.dtype = torch.float32,
+    half: bool = False,
     graphs: Mapping[str, bytes] | None = None,
 ) -> str:
     """Writes the folder, made if need be, and returns the digest.
 
-    dtype: how floating-point weights are stored; float16 halves the file, and loading gives float32 either way.
-    graphs: ONNX to run in place of the backbone's networks, by name.
+    half: weights are stored as float16, which halves the file; loading gives float32 either way.
+    graphs: ONNX to run in place of the networks, by name.
     Raises ValueError for labels, background and shapes that do not fit together.
     """
     folder = Path(folder)
@@ -138,12 +180,7 @@ def save(
             f"the backbone gives features of {backbone.spec.feature_width} numbers, "
             f"the classifier reads {classifier.config.feature_width}"
         )
-    parts = {"backbone": backbone, "classifier": classifier}
-    weights = {
-        f"{part}.{key}": stored(value, dtype)
-        for part, module in parts.items()
-        for key, value in module.state_dict().items()
-    }
+    weights = weights_of(backbone, classifier, half=half)
     config = CheckpointConfig(
         name=name,
         digest="",
@@ -165,7 +202,9 @@ def with_graphs(folder: Path | str, target: Path | str, graphs: Mapping[str, byt
     return _write(Path(target), config, weights, graphs)
 
 
-def _write(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], graphs: Mapping[str, bytes]) -> str:
+def _write(
+    folder: Path, config: CheckpointConfig, weights: Mapping[str, np.ndarray], graphs: Mapping[str, bytes]
+) -> str:
     sums = {name: hashlib.sha256(graph).hexdigest() for name, graph in sorted(graphs.items())}
     config = CheckpointConfig.model_validate(config.model_dump() | {"graphs": sums})
     config = config.model_copy(update={"digest": digest_of(weights, config)})
@@ -173,7 +212,7 @@ def _write(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], g
     with tempfile.TemporaryDirectory(
         dir=folder
     ) as staging:  # same file system, so each file appears whole or not at all
-        Path(staging, WEIGHTS).write_bytes(to_safetensors(weights))
+        Path(staging, WEIGHTS).write_bytes(to_safetensors(dict(weights)))
         Path(staging, CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
         for name, graph in graphs.items():
             Path(staging, f"{name}.onnx").write_bytes(graph)
@@ -182,7 +221,7 @@ def _write(folder: Path, config: CheckpointConfig, weights: dict[str, Tensor], g
     return config.digest
 
 
-def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, Tensor], dict[str, bytes]]:
+def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, np.ndarray], dict[str, bytes]]:
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise BadCheckpoint(f"{folder}: no {file}; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
@@ -207,43 +246,27 @@ def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, Tensor], dict[str, 
     return config, weights, graphs
 
 
-def start_from(folder: Path | str, backbone: Backbone) -> str:
-    """Gives a backbone the weights of a checkpoint's, for a training to begin with; returns the checkpoint's digest.
-
-    They need only be of the same shapes: clips of another size are no obstacle. Raises BadCheckpoint.
-    """
-    config, weights, _ = _read(Path(folder))
-    own = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
-    if problems := misfits(backbone, own):
-        raise BadCheckpoint(f"{folder}: its backbone is no {backbone.name} to begin with: {problems}")
-    backbone.load_state_dict(own)
-    return config.digest
-
-
-def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
+def read(folder: Path | str) -> Checkpoint:
     """Raises BadCheckpoint, naming what is missing or contradicts itself."""
     folder = Path(folder)
     config, weights, graphs = _read(folder)
     try:
-        backbone = create_backbone(config.backbone.name, weights=None, config=config.backbone.config)
-    except ModelError as error:
-        raise BadCheckpoint(f"{folder / CONFIG}: backbone: {error}") from error
-    spec = backbone.spec.to_dict()
-    if differing := [key for key in spec if spec[key] != config.backbone.spec.get(key)]:
+        spec = ClipSpec.from_dict(config.backbone.spec)
+    except ValueError as error:
+        raise BadCheckpoint(f"{folder / CONFIG}: backbone: spec: {error}") from error
+    if spec.feature_width != config.classifier.feature_width:
         raise BadCheckpoint(
-            f"{folder / CONFIG}: made with another version of the backbone {backbone.name}: "
-            + ", ".join(f"{key} was {config.backbone.spec.get(key)}, is {spec[key]}" for key in differing)
+            f"{folder / CONFIG}: the backbone gives features of {spec.feature_width} numbers, "
+            f"the classifier reads {config.classifier.feature_width}"
         )
-    classifier = VideoClassifier(config.classifier)
-    for part, module in (("backbone", backbone), ("classifier", classifier)):
-        own = {key.removeprefix(f"{part}."): value for key, value in weights.items() if key.startswith(f"{part}.")}
-        if problems := misfits(module, own):
-            raise BadCheckpoint(f"{folder}: the weights are not of the {part} that {CONFIG} describes: {problems}")
-        module.load_state_dict(own)  # copies into float32
-        module.requires_grad_(False).eval().to(device)
-    return Checkpoint(
-        config.name, config.digest, config.labels, config.background, backbone, classifier, config.card, graphs
-    )
+    return Checkpoint(folder, config, spec, weights, graphs)
+
+
+def load(folder: Path | str) -> Checkpoint:
+    """The same, with its networks made, so that what is wrong with them is told, too. Raises BadCheckpoint."""
+    model = read(folder)
+    _ = model.backbone, model.classifier
+    return model
 
 
 def read_config(path: Path) -> CheckpointConfig:
@@ -255,20 +278,26 @@ def read_config(path: Path) -> CheckpointConfig:
         raise BadCheckpoint(f"{path}: {problems}") from error
 
 
-def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """As it goes to the file: counters keep their type."""
-    tensor = tensor.detach().cpu()
-    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+def weights_of(backbone: "Backbone", classifier: "VideoClassifier", *, half: bool = False) -> dict[str, np.ndarray]:
+    """As they go to the file; counters keep their type."""
+    found = {
+        f"{part}.{key}": value.detach().cpu().contiguous().numpy()
+        for part, module in (("backbone", backbone), ("classifier", classifier))
+        for key, value in module.state_dict().items()
+    }
+    return {
+        key: value.astype(np.float16) if half and value.dtype.kind == "f" else value for key, value in found.items()
+    }
 
 
-def digest_of(weights: Mapping[str, Tensor], config: CheckpointConfig) -> str:
+def digest_of(weights: Mapping[str, np.ndarray], config: CheckpointConfig) -> str:
     """Over names, types, shapes and bytes of the weights and the fields of the config that change a score."""
     fields = config.model_dump(mode="json", include={"format", "labels", "background", "backbone", "classifier"})
     if config.graphs:
         fields["graphs"] = config.graphs
     total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for key in sorted(weights):
-        tensor = weights[key].contiguous()
-        total.update(f"\n{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy().data)
+        array = np.ascontiguousarray(weights[key]).reshape(weights[key].shape)  # which makes a number a row
+        total.update(f"\n{key} torch.{array.dtype} {list(array.shape)}\n".encode())
+        total.update(array.tobytes())
     return f"sha256:{total.hexdigest()}"

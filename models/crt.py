@@ -5,65 +5,17 @@ Per stream nothing is kept but that vector, so time and state per segment are th
 thousandth hour.
 """
 
-from typing import Annotated, Self, cast
+from typing import cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from models.config import CrtConfig
 from models.layers import Block, allowed_keys
-from models.ncgru import Gate
-from models.reading import Reader, ReaderName, make_reader
-from models.writing import GruWriter, KeepMemory, NcgruWriter, Writer, WriterName
+from models.reading import Reader, make_reader
+from models.writing import GruWriter, KeepMemory, NcgruWriter, Writer
 
 # Shapes: B streams, L clips in a segment, D width, M memory width.
-
-Positive = Annotated[int, Field(ge=1)]
-
-
-class CrtConfig(BaseModel):
-    """The shape of a CRT. Raises pydantic.ValidationError, a ValueError, for values that do not fit together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    width: Positive = 128
-    """D, of each token."""
-    memory: Positive = 512
-    """M, of the vector between segments: 2 KB as float32."""
-    layers: Positive = 2
-    """Transformer blocks."""
-    heads: Positive = 4
-    """Of each attention; divides width."""
-    hidden: Positive = 512
-    """Of the feed-forward networks."""
-    segment: Positive = 4
-    """L, the most clips that a segment has."""
-    causal: bool = True
-    """Each clip sees itself and those before it; else all of its segment."""
-    reader: ReaderName = "prepend"
-    """How tokens see the memory; without effect where the writer is none."""
-    writer: WriterName = "gru"
-    """How the next memory is made."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """In attention, feed-forward networks and residual branches; in training only."""
-    horizon: Positive = 128
-    """Clips over which the longest-lived units of a fresh writer remember; see models.writing.remember."""
-    orthogonal: tuple[Gate, ...] = ("candidate",)
-    """ncgru: the gates whose recurrent matrices are orthogonal."""
-    negatives: Annotated[int, Field(ge=0)] | None = None
-    """ncgru: how many entries of D are -1; half of them where None."""
-    neumann_terms: Positive = 2
-    """ncgru: powers in the truncated series."""
-    refresh_every: Positive = 100
-    """ncgru: optimizer steps between exact solutions."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
-        if self.negatives is not None and self.negatives > self.memory:
-            raise ValueError(f"negatives must be at most memory ({self.memory}), got {self.negatives}")
-        return self
 
 
 class CompactRecurrentTransformer(nn.Module):

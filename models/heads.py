@@ -1,28 +1,14 @@
 """From features to class scores: the video classifier around the CRT."""
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.crt import CompactRecurrentTransformer, CrtConfig, Positive
+from models.config import ClassifierConfig
+from models.crt import CompactRecurrentTransformer
 
 # Shapes: B streams, L clips in a segment, F feature width, D width, M memory width, C classes.
-
-
-class ClassifierConfig(BaseModel):
-    """The shape of a VideoClassifier."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    feature_width: Positive
-    """F, as the backbone's spec says."""
-    classes: Positive
-    """C, the background included."""
-    crt: CrtConfig = CrtConfig()
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Of the features, in training only."""
 
 
 class VideoOutput(NamedTuple):

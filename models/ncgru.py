@@ -10,17 +10,15 @@ taken against the new A as it is, not against the step, so truncation errors do 
 Nobody has to call anything: a forward pass in training compares A with the A that X was made for.
 """
 
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-# Shapes: B streams, L clips in a segment, D input width, M memory width; A, X, W and D of the formula are M x M.
+from models.config import GATES, Gate
 
-Gate = Literal["reset", "update", "candidate"]
-GATES: tuple[Gate, ...] = get_args(Gate)
-"""In the order in which nn.GRU stacks them."""
+# Shapes: B streams, L clips in a segment, D input width, M memory width; A, X, W and D of the formula are M x M.
 
 
 class CayleyMap(torch.autograd.Function):

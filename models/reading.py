@@ -10,17 +10,14 @@ A softmax over the single key that the memory is would be constant, and cross-at
 the null key, whose value is nothing, lets each token choose how much to read.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.config import ReaderName
 from models.layers import split_heads
 
 # Shapes: B streams, L clips in a segment, D width, M memory width, N heads, E width of a head.
-
-ReaderName = Literal["prepend", "cross_attention", "add"]
 
 
 class Reader(nn.Module):

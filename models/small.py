@@ -21,30 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Backbone
-from models.spec import ClipSpec
+from models.spec import LEVELS, LOOK, SMALL
 
-SPEC = ClipSpec(
-    frames=4,
-    rate=8.0,
-    height=240,
-    width=320,
-    fit="stretch",
-    mean=(0.45, 0.45, 0.45),
-    std=(0.25, 0.25, 0.25),
-    feature_width=256,
-)
+SPEC = SMALL
 GLANCE = (24, 40, 80, 128)
 """Channels at strides 2, 4, 8 and 16 of the whole picture at half its size."""
 CLOSER = (32, 96, 192)
 """Channels at strides 2, 4 and 8 of the closer look."""
-LOOK = 64
-"""S, pixels."""
 SIDES = (0.15, 1.4)
 """Smallest and largest side of the square, as shares of the picture's height."""
 QUERIES = 9
 """J, as many as HomeSim's POSE_JOINTS."""
-LEVELS = 3
-"""Sizes of the picture that a closer look chooses from: whole, a half, a quarter."""
 MOTION_GAIN = 3.0
 """By how much changes are amplified: between two frames an eighth of a second apart they are small."""
 

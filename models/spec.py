@@ -67,3 +67,20 @@ class ClipSpec:
             raise ValueError(f"unknown {', '.join(unknown)}")
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**plain)
+
+
+SMALL = ClipSpec(
+    frames=4,
+    rate=8.0,
+    height=240,
+    width=320,
+    fit="stretch",
+    mean=(0.45, 0.45, 0.45),
+    std=(0.25, 0.25, 0.25),
+    feature_width=256,
+)
+"""What the small backbone reads (models/small.py)."""
+LOOK = 64
+"""S, side of its closer look in pixels."""
+LEVELS = 3
+"""Sizes of the picture that a closer look chooses from: whole, a half, a quarter."""

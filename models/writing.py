@@ -8,16 +8,14 @@ the state after the last one present is the next memory.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from models.ncgru import Gate, NeumannCayleyGRU
+from models.config import Gate
+from models.ncgru import NeumannCayleyGRU
 
 # Shapes: B streams, L clips in a segment, D width, M memory width.
-
-WriterName = Literal["gru", "ncgru", "none"]
 
 
 class KeepMemory(nn.Module):

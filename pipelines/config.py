@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.config import ReaderName, WriterName
 from models.errors import CrtError
-from models.reading import ReaderName
-from models.writing import WriterName
 
 
 class BadConfig(CrtError):  # noqa: N818 - named after what is wrong

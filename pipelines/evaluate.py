@@ -9,13 +9,13 @@ Shapes: S segments, C labels, N clips, L clips in a segment.
 import argparse
 import csv
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from models import checkpoint
@@ -197,7 +197,7 @@ def main() -> None:
     )
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     args = parser.parse_args()
-    model = Recognizer(checkpoint.load(args.model), threads=torch.get_num_threads())
+    model = Recognizer(checkpoint.read(args.model), threads=len(os.sched_getaffinity(0)))
     if (args.data / "segments.csv").exists():
         figures = measure_falls(model, args.data)
     else:

@@ -5,28 +5,22 @@ of the closer look.
 """
 
 import copy
-import io
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, numpy_helper
-from onnx.utils import Extractor
 from torch import Tensor, nn
 
-from models.errors import BadCheckpoint, CrtError
+from models.base import fold_norms
+from models.errors import CrtError
 from models.heads import VideoClassifier
-from models.small import GLANCE, LOOK, SPEC, SmallBackbone
+from models.small import GLANCE, SPEC, SmallBackbone
+from models.spec import LOOK
 from models.writing import GruWriter, NcgruWriter
 
 OPSET = 18
-_STRIPPED = "in the checkpoint's weights"
-_LARGE = 4096
-"""Bytes; what is smaller is kept in a graph."""
 
 
 class NotExportable(CrtError):  # noqa: N818 - named after what is wrong
@@ -71,6 +65,13 @@ class Classify(nn.Module):
     def forward(self, features_BLF: Tensor, memory_BM: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.classifier(features_BLF, memory_BM, mask_BL)
         return out.logits_BC.softmax(-1), out.position_logits_BLC.softmax(-1), out.memory_BM
+
+
+def of_backbone(backbone: SmallBackbone) -> dict[str, bytes]:
+    """look_over and look_closer, their norms folded."""
+    backbone = copy.deepcopy(backbone)
+    fold_norms(backbone)
+    return {"look_over": look_over(backbone), "look_closer": look_closer(backbone)}
 
 
 def look_over(backbone: SmallBackbone) -> bytes:
@@ -134,43 +135,3 @@ def to_onnx(
     for module, was in training.items():
         module.training = was
     return exported
-
-
-def part(graph: bytes, outputs: Sequence[str]) -> bytes:
-    """What of a graph leads to some of its outputs."""
-    model = onnx.load(io.BytesIO(graph))
-    inputs = [one.name for one in model.graph.input]
-    return Extractor(model).extract_model(inputs, list(outputs)).SerializeToString()
-
-
-def strip(graph: bytes, backbone: SmallBackbone) -> bytes:
-    """A graph without the numbers that are in the backbone, too, so that a checkpoint need not hold them twice. See fill."""
-    model, weights = onnx.load(io.BytesIO(graph)), backbone.state_dict()
-    for one in model.graph.initializer:
-        if _own(one.name) in weights and len(one.raw_data) > _LARGE:
-            one.raw_data, one.doc_string = b"", _STRIPPED
-    return model.SerializeToString()
-
-
-def fill(graph: bytes, backbone: SmallBackbone) -> bytes:
-    """A graph that was stripped, with the numbers of the backbone, whose norms are folded. Raises BadCheckpoint."""
-    model, weights = onnx.load(io.BytesIO(graph)), backbone.state_dict()
-    known = {one.name: one for one in model.graph.initializer}
-    for name, one in known.items():
-        if one.doc_string != _STRIPPED:
-            continue
-        own = _own(name)
-        if own not in weights or list(weights[own].shape) != list(one.dims):
-            raise BadCheckpoint(f"a graph wants {name} {list(one.dims)}, which the backbone does not have")
-        values = weights[own].numpy()
-        if one.data_type == TensorProto.INT8:
-            # As onnxruntime.quantization does: symmetric, of each output channel, 7 bits.
-            scale = numpy_helper.to_array(known[name.removesuffix("_quantized") + "_scale"])
-            values = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).clip(-64, 64).astype(np.int8)
-        one.raw_data = np.ascontiguousarray(values).tobytes()
-    return model.SerializeToString()
-
-
-def _own(name: str) -> str:
-    """An initializer's name among the backbone's weights."""
-    return name.removeprefix("backbone.").removesuffix("_quantized")

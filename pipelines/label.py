@@ -8,6 +8,7 @@ left is not scaled up, so that a video in which little happens has low scores.
 import argparse
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from models import checkpoint
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--threads", type=command.count, help="processor cores to use (default: all)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    recognizer = Recognizer(checkpoint.load(args.model), threads=args.threads or torch.get_num_threads())
+    recognizer = Recognizer(checkpoint.read(args.model), threads=args.threads or len(os.sched_getaffinity(0)))
     with Labelling(args.video, recognizer) as labelling:
         duration = labelling.video.info.duration
         shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]" if duration else "{n:.0f} s [{elapsed}]"

@@ -26,12 +26,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from tqdm import tqdm
 
 from models import checkpoint
-from models.base import fold_norms
 from models.small import SmallBackbone
 from models.spec import ClipSpec
 from pipelines import command, graphs
 from pipelines.features import clips_of
 from pipelines.frames import Pixels
+from pipelines.onnx_weights import strip
 from pipelines.runtime import halves, look, planes
 
 CLIPS = 400
@@ -40,15 +40,13 @@ _INTEGERS = ["Conv", "Add", "Relu"]
 
 
 def quantize(backbone: SmallBackbone, clips: Iterable[Sequence[Pixels] | Pixels]) -> dict[str, bytes]:
-    """Graphs as graphs.look_over and graphs.look_closer give them, under these names, in integers and without weights (graphs.strip).
+    """The graphs that graphs.of_backbone gives, in integers.
 
     The backbone's weights are taken as a checkpoint stores them at least, in half precision.
 
     clips: of T frames uint8[H, W, 3]. Raises ValueError without any.
     """
-    backbone = copy.deepcopy(backbone).half().float()
-    fold_norms(backbone)
-    over, closer = graphs.look_over(backbone), graphs.look_closer(backbone)
+    over, closer = graphs.of_backbone(copy.deepcopy(backbone).half().float()).values()
     first = onnxruntime.InferenceSession(over, providers=["CPUExecutionProvider"])
     glances: list[dict[str, np.ndarray]] = []
     looks: list[dict[str, np.ndarray]] = []
@@ -59,8 +57,7 @@ def quantize(backbone: SmallBackbone, clips: Iterable[Sequence[Pixels] | Pixels]
         looks.append({"near": look(levels, square_13[0])[None], "square": square_13, "whole": whole_1W})
     if not glances:
         raise ValueError("there is no clip to take ranges from")
-    made = {"look_over": integers(over, glances), "look_closer": integers(closer, looks)}
-    return {name: graphs.strip(graph, backbone) for name, graph in made.items()}
+    return {"look_over": integers(over, glances), "look_closer": integers(closer, looks)}
 
 
 def integers(graph: bytes, inputs: Sequence[Mapping[str, np.ndarray]], *, within: str = "") -> bytes:
@@ -106,7 +103,9 @@ def main() -> None:
     if not isinstance(model.backbone, SmallBackbone):
         parser.error(f"only the backbone small can be had in integers; {args.model} has {model.backbone.name}")
     made = quantize(model.backbone, some_of(args.videos, model.spec))
-    print(f"{checkpoint.with_graphs(args.model, args.output, made)} in {args.output}")
+    made["classify"] = graphs.classify(model.classifier)
+    stripped = {name: strip(graph, model.weights) for name, graph in made.items()}
+    print(f"{checkpoint.with_graphs(args.model, args.output, stripped)} in {args.output}")
 
 
 if __name__ == "__main__":

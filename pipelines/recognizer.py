@@ -5,17 +5,16 @@ take turns, since networks that each want all cores only hold each other up.
 Shapes: N clips, T frames, H x W pixels, F feature width, B streams, L clips in a segment, M memory width, C labels.
 """
 
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from models.base import fold_norms
 from models.checkpoint import Checkpoint
-from models.small import SmallBackbone
+from models.errors import BadCheckpoint
+from models.spec import SMALL
 from pipelines.frames import Pixels
+from pipelines.onnx_weights import fill
 from pipelines.runtime import OnnxClassifier, OnnxSmall
 
 
@@ -40,32 +39,45 @@ class Recognizer:
     """Clips in a call beyond which more bring no more speed."""
 
     def __init__(self, model: Checkpoint, *, threads: int) -> None:
-        """Takes the checkpoint's networks over: they are changed for speed, to others of the same results.
+        """`threads` cores work on clips. Raises BadCheckpoint.
 
-        `threads` cores work on clips. It sets torch's threads for the whole process.
+        Torch is loaded only for what the checkpoint has no graphs of, and then with as many threads, in the whole process.
         """
-        self.model = model
+        self.model = replace(model, weights={}, graphs={})  # which the networks have
         self.spec = model.spec
         self.segment = model.segment
         self.labels = model.labels
         self.background = model.background
-        fold_norms(model.backbone)
-        self._fast = (
-            OnnxSmall(model.backbone, threads=threads, given=model.graphs)
-            if isinstance(model.backbone, SmallBackbone)
-            else None
-        )
-        self.side_by_side, self.clips_a_call = (threads, 1) if self._fast else (1, 8)
-        self._classifier = OnnxClassifier(model.classifier)
-        torch.set_num_threads(threads)
-        self._turn = threading.Lock()
-        self._first_memory_M = model.classifier.initial_memory(1)[0].numpy().copy()
+        self._first_memory_M = model.first_memory_M
+        small = model.config.backbone.name == "small"
+        known = [{"classify"}, {"look_over", "look_closer", "classify"}] if small else [{"classify"}]
+        if model.graphs and set(model.graphs) not in known:
+            raise BadCheckpoint(
+                f"{model.folder}: a model with the backbone {model.config.backbone.name} has the graphs "
+                f"{' or '.join(', '.join(sorted(one)) for one in known)}; not {', '.join(sorted(model.graphs))}"
+            )
+        graphs = {name: fill(graph, model.weights) for name, graph in model.graphs.items()}
+        if small and model.spec != SMALL:
+            _ = model.backbone  # says what differs
+        self._features: Callable[[Sequence[Sequence[Pixels]] | np.ndarray], np.ndarray]
+        if "look_over" not in graphs or "classify" not in graphs:
+            from pipelines.torch_side import missing_graphs
+
+            graphs |= missing_graphs(model, set(graphs))
+        if small:
+            self._features = OnnxSmall(graphs, threads=threads)
+            self.side_by_side, self.clips_a_call = threads, 1
+        else:
+            from pipelines.torch_side import TorchBackbone
+
+            self._features = TorchBackbone(model.backbone, threads=threads)
+            self.side_by_side, self.clips_a_call = 1, 8
+        self._classifier = OnnxClassifier(graphs["classify"])
 
     def initial_memory(self) -> np.ndarray:
         """The memory with which a stream begins, float32[M]."""
         return self._first_memory_M.copy()
 
-    @torch.inference_mode()
     def features(self, clips: Sequence[Sequence[Pixels]] | np.ndarray) -> np.ndarray:
         """Clips of T frames uint8[H, W, 3] to features float32[N, F]. Raises ValueError for frames of another number or shape."""
         spec = self.spec
@@ -77,13 +89,7 @@ class Recognizer:
                 raise ValueError(
                     f"a clip is uint8[{spec.frames}, {spec.height}, {spec.width}, 3], or as many frames; got {found}"
                 )
-        if self._fast is not None:
-            return self._fast(clips)
-        if not len(clips):
-            return np.empty((0, spec.feature_width), np.float32)
-        clips_NTHWC = np.stack([np.stack(list(frames)) for frames in clips])
-        with self._turn:
-            return self.model.backbone(torch.from_numpy(clips_NTHWC)).numpy()
+        return self._features(clips)
 
     def advance(self, segment_BLF: np.ndarray, memory_BM: np.ndarray, mask_BL: np.ndarray) -> Prediction:
         """One CRT step for B streams: features float32[B, L, F], memories float32[B, M], mask bool[B, L], True where a clip is."""

@@ -1,22 +1,23 @@
 """Networks by ONNX Runtime on the CPU: the same numbers as torch's within 1e-4; the small backbone's in half the time, a CRT
 step's in a quarter of it.
 
-The networks are models/'s own, exported when a model is loaded, or the backbone's in integers (quantize.py). What lies between
-the small backbone's two is done here on bytes: a picture is halved before its bytes become numbers, and of the large ones only
+The networks are models/'s own, as graphs.py exports them, or the backbone's in integers (quantize.py); of torch nothing is needed
+here. What lies between the small backbone's two is done on bytes: a picture is halved before its bytes become numbers, and of the large ones only
 the window about the person ever does.
 Shapes: N clips, T frames, H x W pixels, F feature width, S x S pixels of the closer look, B streams, L clips in a segment,
 M memory width, C labels.
 """
 
-import copy
+import io
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
+from onnx.utils import Extractor
 from onnxruntime.capi.onnxruntime_pybind11_state import (
     Fail,
     InvalidArgument,
@@ -25,11 +26,9 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     NotImplemented,
 )
 
-from models.base import fold_norms
 from models.errors import BadCheckpoint
-from models.heads import VideoClassifier
-from models.small import LEVELS, LOOK, SPEC, SmallBackbone
-from pipelines import graphs
+from models.spec import LEVELS, LOOK
+from models.spec import SMALL as SPEC
 from pipelines.frames import Pixels
 
 
@@ -40,20 +39,9 @@ class OnnxSmall:
     whatever else is asked for.
     """
 
-    def __init__(self, backbone: SmallBackbone, *, threads: int, given: Mapping[str, bytes] | None = None) -> None:
-        """given: graphs to run in place of the backbone's own, see quantize.py. Raises BadCheckpoint for others."""
-        if given and set(given) != {"look_over", "look_closer"}:
-            raise BadCheckpoint(f"small has the graphs look_over and look_closer, not {', '.join(sorted(given))}")
-        if given:
-            backbone = copy.deepcopy(backbone)
-            fold_norms(backbone)
-            given = {name: _filled(graph, backbone) for name, graph in given.items()}
-        else:
-            given = {"look_over": graphs.look_over(backbone), "look_closer": graphs.look_closer(backbone)}
-        try:
-            self._look_over, self._look_closer = _session(given["look_over"]), _session(given["look_closer"])
-        except (InvalidArgument, InvalidProtobuf, InvalidGraph, Fail, NotImplemented) as error:
-            raise BadCheckpoint(f"ONNX Runtime cannot run the backbone's graphs: {error}") from error
+    def __init__(self, given: Mapping[str, bytes], *, threads: int) -> None:
+        """given: look_over and look_closer, as graphs.of_backbone or quantize.quantize gives them. Raises BadCheckpoint."""
+        self._look_over, self._look_closer = _session(given["look_over"]), _session(given["look_closer"])
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backbone")
         self._cores = threading.BoundedSemaphore(threads)
         cv2.setNumThreads(1)  # on pictures as small as these, more cost more than they save
@@ -73,21 +61,14 @@ class OnnxSmall:
             return feature_1F
 
 
-def _filled(graph: bytes, backbone: SmallBackbone) -> bytes:
-    try:
-        return graphs.fill(graph, backbone)
-    except DecodeError as error:
-        raise BadCheckpoint(f"ONNX Runtime cannot run the backbone's graphs: {error}") from error
-
-
 class OnnxClassifier:
     """A CRT step for any number of streams, on the thread that calls. Shapes as in graphs.Classify, L always the longest."""
 
-    def __init__(self, classifier: VideoClassifier) -> None:
-        graph = graphs.classify(classifier)
+    def __init__(self, graph: bytes) -> None:
+        """graph: as graphs.classify gives it. Raises BadCheckpoint."""
         self.advance = _session(graph)
         """Segments, memories and masks to scores, those of the clips, and the next memories."""
-        self.scores = _session(graphs.part(graph, ["scores"]))
+        self.scores = _session(part(graph, ["scores"]))
         """The same to scores alone; without the next memory, which is the larger part of the work."""
 
 
@@ -150,11 +131,21 @@ def planes(frames: Iterable[np.ndarray]) -> np.ndarray:
     return planes_TCHW.reshape(T * C, H, W)
 
 
+def part(graph: bytes, outputs: Sequence[str]) -> bytes:
+    """What of a graph leads to some of its outputs."""
+    model = onnx.load(io.BytesIO(graph))
+    inputs = [one.name for one in model.graph.input]
+    return Extractor(model).extract_model(inputs, list(outputs)).SerializeToString()
+
+
 def _session(graph: bytes) -> Callable[..., list[np.ndarray]]:
-    """A graph as a function of its inputs, in their order; several threads may share it."""
+    """A graph as a function of its inputs, in their order; several threads may share it. Raises BadCheckpoint."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except (InvalidArgument, InvalidProtobuf, InvalidGraph, Fail, NotImplemented) as error:
+        raise BadCheckpoint(f"ONNX Runtime cannot run a graph of the model: {error}") from error
     names = [one.name for one in session.get_inputs()]
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ forgets, to measure what the memory is worth. Every stage resumes where it stopp
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import logging
@@ -20,12 +21,13 @@ import torch
 from models import checkpoint
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
-from pipelines import command, evaluate
+from pipelines import command, evaluate, graphs
 from pipelines.card import card_text
 from pipelines.config import Config, read_config
 from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
 from pipelines.features import cache_clips, cache_features, some_clips
 from pipelines.homesim.make import VERSION
+from pipelines.onnx_weights import strip
 from pipelines.quantize import quantize
 from pipelines.recognizer import Recognizer
 from pipelines.runtime import OnnxSmall
@@ -86,7 +88,7 @@ def run(
     backbone.half().float()  # as it will be stored
     # The CRT learns from what it will see: features in the integers that will serve.
     integers = quantize(backbone, some_clips([files[v.name] for v in videos if v.split == "train"]))
-    look = OnnxSmall(backbone, threads=config.threads, given=integers)
+    look = OnnxSmall(integers, threads=config.threads)
     key = hashlib.sha256(b"".join(integers.values())).hexdigest()[:16]
     features = cache_features(look, key, files, config.run / "features", threads=config.threads)
     # Days are few, and each is long: one that is also seen by another camera in another light counts for two.
@@ -172,17 +174,12 @@ def save_model(
     integers: dict[str, bytes],
     folder: Path,
 ) -> None:
+    weights = checkpoint.weights_of(backbone, classifier, half=True)
+    made = integers | {"classify": graphs.classify(copy.deepcopy(classifier).half().float())}
     checkpoint.save(
-        folder,
-        backbone,
-        classifier,
-        name=config.name,
-        labels=labels,
-        background=BACKGROUND,
-        card=card,
-        dtype=torch.float16,
-        graphs=integers,
-    )
+        folder, backbone, classifier, name=config.name, labels=labels, background=BACKGROUND, card=card, half=True,
+        graphs={name: strip(graph, weights) for name, graph in made.items()},
+    )  # fmt: skip
 
 
 def main() -> None:

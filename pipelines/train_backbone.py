@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models import checkpoint
+from models import checkpoint, networks
 from models.small import CLOSER, SIDES, SPEC, Light, Reading, SmallBackbone
 from pipelines.config import Config, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
@@ -289,7 +289,9 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
     network = Network(len(labels)).to(memory_format=torch.channels_last)
     start = None
     if options.start is not None and not state_file.exists():
-        start = checkpoint.start_from(options.start, network.backbone)
+        beginning = checkpoint.read(options.start)
+        networks.start_from(beginning, network.backbone)
+        start = beginning.digest
         log.info("begins with the backbone of %s", start)
     average = copy.deepcopy(network).eval().requires_grad_(False)
     decay = [p for p in network.parameters() if p.ndim > 1]

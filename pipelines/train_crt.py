@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models.crt import CrtConfig
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig, CrtConfig
+from models.heads import VideoClassifier
 from pipelines.config import Config, CrtTraining, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
 

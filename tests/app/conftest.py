@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.crt import CrtConfig
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig, CrtConfig
+from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
 
 ROOT = Path(__file__).parents[2]

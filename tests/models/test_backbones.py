@@ -20,7 +20,8 @@ from torchvision.models._api import WeightsEnum
 from models.backbones import NAMES, PUBLISHED, create_backbone
 from models.base import Backbone
 from models.errors import BadWeights, UnknownBackbone, WeightsUnavailable
-from models.small import LOOK, SPEC, halves, look
+from models.small import SPEC, halves, look
+from models.spec import LOOK
 
 IMAGE = ("mobilenet_v3_small", "mobilenet_v3_large")
 

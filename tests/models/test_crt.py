@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.crt import CompactRecurrentTransformer, CrtConfig
+from models.config import CrtConfig
+from models.crt import CompactRecurrentTransformer
 from models.reading import make_reader
 
 READERS = ("prepend", "cross_attention", "add")

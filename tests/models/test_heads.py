@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.crt import CrtConfig
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig, CrtConfig
+from models.heads import VideoClassifier
 
 CRT = CrtConfig(width=16, memory=12, heads=2, hidden=24, segment=5, dropout=0.1)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.ncgru import GATES, NeumannCayleyGRU, OrthogonalMatrix
+from models.config import GATES
+from models.ncgru import NeumannCayleyGRU, OrthogonalMatrix
 
 SIZE = 64
 

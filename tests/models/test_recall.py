@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.crt import CrtConfig
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig, CrtConfig
+from models.heads import VideoClassifier
 
 SYMBOLS, CLIPS, GAP = 4, 2, 20
 

@@ -12,8 +12,8 @@ import torch
 
 from models import checkpoint
 from models.backbones import create_backbone
-from models.crt import CrtConfig
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig, CrtConfig
+from models.heads import VideoClassifier
 from pipelines import export
 from pipelines.features import clips_of
 from pipelines.label import BUNDLED

@@ -1,6 +1,5 @@
 """The backbone in integers: nearly the same features, the same to the bit each time, and a checkpoint that says what it holds."""
 
-import copy
 import json
 import subprocess
 import sys
@@ -13,15 +12,15 @@ from onnx import numpy_helper
 
 from models import checkpoint
 from models.backbones import create_backbone
-from models.base import fold_norms
-from models.crt import CrtConfig
+from models.config import ClassifierConfig, CrtConfig
 from models.errors import BadCheckpoint
-from models.heads import ClassifierConfig, VideoClassifier
+from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
 from pipelines import graphs
 from pipelines.features import clips_of
 from pipelines.label import BUNDLED
 from pipelines.quantize import quantize
+from pipelines.recognizer import Recognizer
 from pipelines.runtime import OnnxSmall
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +51,8 @@ def made(backbone, clips) -> dict[str, bytes]:
 
 def test_features_are_nearly_those_of_the_numbers(backbone, made, clips):
     """On clips that gave no ranges; noise between features of different clips is hundreds of times larger."""
-    wanted = OnnxSmall(backbone, threads=1)(clips[1::2])
-    got = OnnxSmall(backbone, threads=1, given=made)(clips[1::2])
+    wanted = OnnxSmall(graphs.of_backbone(backbone), threads=1)(clips[1::2])
+    got = OnnxSmall(made, threads=1)(clips[1::2])
     assert 0 < (got - wanted).std() < 0.15 * wanted.std()
 
 
@@ -64,37 +63,13 @@ def test_the_same_clips_give_the_same_graphs_and_the_backbone_stays(backbone, ma
 
 
 def test_a_feature_is_the_same_to_the_bit_whoever_else_is_served(backbone, made, clips):
-    shared, alone = OnnxSmall(backbone, threads=3, given=made), OnnxSmall(backbone, threads=1, given=made)
+    shared, alone = OnnxSmall(made, threads=3), OnnxSmall(made, threads=1)
     assert np.array_equal(shared(clips), np.concatenate([alone(clips[n : n + 1]) for n in range(len(clips))]))
 
 
-@pytest.fixture(scope="module")
-def folded(backbone) -> SmallBackbone:
-    one = copy.deepcopy(backbone)
-    fold_norms(one)
-    return one
-
-
-def test_what_the_checkpoint_holds_already_is_left_out_and_comes_back_to_the_bit(
-    made, backbone, folded, clips, monkeypatch
-):
-    assert sum(map(len, made.values())) < 300_000
-    monkeypatch.setattr(graphs, "strip", lambda graph, _: graph)
-    whole = quantize(backbone, list(clips[::2]))
-    assert sum(map(len, whole.values())) > 4_000_000
-    for name, graph in made.items():
-        got, wanted = (
-            {one.name: numpy_helper.to_array(one) for one in onnx.load_from_string(g).graph.initializer}
-            for g in (graphs.fill(graph, folded), whole[name])
-        )
-        assert got.keys() == wanted.keys()
-        assert all(np.array_equal(got[key], wanted[key]) for key in wanted)
-
-
-def test_weights_of_convolutions_keep_to_seven_bits(made, folded):
+def test_weights_of_convolutions_keep_to_seven_bits(made):
     """So that processors without VNNI get the same sums."""
-    for stripped in made.values():
-        graph = graphs.fill(stripped, folded)
+    for graph in made.values():
         weights = [numpy_helper.to_array(one) for one in onnx.load_from_string(graph).graph.initializer]
         kernels = [one for one in weights if one.dtype == np.int8 and one.ndim == 4]
         assert len(kernels) >= 7
@@ -111,7 +86,7 @@ def test_by_command(tmp_path):
     assert done.returncode == 0, done.stderr
     whole, model = checkpoint.load(BUNDLED), checkpoint.load(tmp_path / "integers")
     assert model.digest in done.stdout
-    assert set(model.graphs) == {"look_over", "look_closer"}
+    assert set(model.graphs) == {"look_over", "look_closer", "classify"}
     assert model.card == whole.card
     assert model.digest != whole.digest
 
@@ -139,14 +114,15 @@ def test_a_digest_covers_the_graphs(tmp_path, made):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"look_over": b"", "look_closer": b""}, "cannot run"),
+        ({"look_over": b"", "look_closer": b"", "classify": b""}, "cannot run"),
         ({"look_over": b"no graph"}, "not look_over"),
-        ({"look_over": b"no graph", "look_closer": b"no graph"}, "cannot run"),
+        ({"look_over": b"no graph", "look_closer": b"no graph", "classify": b"no graph"}, "no ONNX"),
     ],
 )
-def test_graphs_that_are_none_are_refused(tmp_path, backbone, given, message):
+def test_graphs_that_are_none_are_refused(tmp_path, given, message):
+    checkpoint.with_graphs(BUNDLED, tmp_path, given)
     with pytest.raises(BadCheckpoint, match=message):
-        OnnxSmall(backbone, threads=1, given=given)
+        Recognizer(checkpoint.read(tmp_path), threads=1)
 
 
 def test_a_model_of_another_backbone_is_told_what_can_be_had(tmp_path):

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from models import checkpoint, small
-from models.crt import CrtConfig
-from models.heads import ClassifierConfig, VideoClassifier
+from models.config import ClassifierConfig, CrtConfig
+from models.heads import VideoClassifier
 from models.small import SPEC
-from pipelines import runtime
+from pipelines import graphs, runtime
 from pipelines.features import clips_of
 from pipelines.label import BUNDLED
+from pipelines.onnx_weights import fill
 from pipelines.recognizer import Recognizer
 from pipelines.runtime import OnnxSmall
 
@@ -35,7 +36,7 @@ def pictures(clips: np.ndarray) -> torch.Tensor:
 def bundled() -> tuple[small.SmallBackbone, OnnxSmall]:
     backbone = checkpoint.load(BUNDLED).backbone
     assert isinstance(backbone, small.SmallBackbone)
-    return backbone, OnnxSmall(backbone, threads=1)
+    return backbone, OnnxSmall(graphs.of_backbone(backbone), threads=1)
 
 
 @torch.inference_mode()
@@ -48,7 +49,7 @@ def test_features_are_torchs(clips, bundled):
 
 def test_a_clips_feature_is_the_same_to_the_bit_whatever_else_is_asked_for(clips, bundled):
     backbone, alone = bundled
-    shared = OnnxSmall(backbone, threads=3)
+    shared = OnnxSmall(graphs.of_backbone(backbone), threads=3)
     together = shared(clips)
     assert np.array_equal(together, alone(clips))
     for n in (0, 7, len(clips) - 1):
@@ -92,10 +93,10 @@ def test_clips_of_another_shape_are_named():
 
 def test_a_recognizer_serves_with_the_models_graphs(clips):
     model = checkpoint.load(BUNDLED)
-    assert isinstance(model.backbone, small.SmallBackbone)
-    fast = OnnxSmall(model.backbone, threads=1, given=model.graphs)
-    recognizer = Recognizer(checkpoint.load(BUNDLED), threads=1)
-    np.testing.assert_allclose(recognizer.features(clips[:2]), fast(clips[:2]), atol=1e-4)
+    assert set(model.graphs) == {"look_over", "look_closer", "classify"}
+    fast = OnnxSmall({name: fill(graph, model.weights) for name, graph in model.graphs.items()}, threads=1)
+    recognizer = Recognizer(checkpoint.read(BUNDLED), threads=1)
+    assert np.array_equal(recognizer.features(clips[:2]), fast(clips[:2]))
 
 
 KINDS = [
@@ -113,7 +114,7 @@ def test_a_crt_step_is_torchs(kind):
     torch.manual_seed(0)
     crt = CrtConfig(width=48, memory=64, hidden=96, **kind)
     classifier = VideoClassifier(ClassifierConfig(feature_width=40, classes=7, crt=crt)).eval()
-    fast = runtime.OnnxClassifier(classifier)
+    fast = runtime.OnnxClassifier(graphs.classify(classifier))
     rng = np.random.default_rng(1)
     for B in (1, 2, 5):
         memory = wanted_memory = classifier.initial_memory(B).numpy()
