@@ -35,11 +35,14 @@ class _Queue(Generic[_Asked, _Told]):
         self._most, self._gather, self._work = most, gather, work
         self._waiting: deque[tuple[float, _Asked, asyncio.Future[_Told]]] = deque()
         self._stage, self._metrics = stage, metrics
+        self._hurry = 0
         self._due = asyncio.Event()
 
-    def add(self, asked: _Asked) -> asyncio.Future[_Told]:
+    def add(self, asked: _Asked, *, at_once: bool = False) -> asyncio.Future[_Told]:
+        """at_once: not to wait for others to come."""
         answer: asyncio.Future[_Told] = asyncio.get_running_loop().create_future()
         self._waiting.append((time.perf_counter(), asked, answer))
+        self._hurry += at_once
         self._due.set()
         return answer
 
@@ -52,8 +55,9 @@ class _Queue(Generic[_Asked, _Told]):
         while True:
             await self._due.wait()
             if self._waiting:
-                if self._gather and len(self._waiting) < self._most:
+                if self._gather and not self._hurry and len(self._waiting) < self._most:
                     await asyncio.sleep(self._gather)
+                self._hurry = 0
                 await self._batch(threads)
             else:
                 self._due.clear()
@@ -126,9 +130,14 @@ class Batches:
         """A clip's T frames uint8[H, W, 3] to its feature float32[F]."""
         return await self._clips.add(frames)
 
-    async def advance(self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray) -> _Arrays:
-        """A segment and a memory to scores float32[C], those of its clips float32[L, C] and the next memory float32[M]."""
-        return await self._segments.add((features_LF, memory_M, mask_L))
+    async def advance(
+        self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray, *, at_once: bool = False
+    ) -> _Arrays:
+        """A segment and a memory to scores float32[C], those of its clips float32[L, C] and the next memory float32[M].
+
+        at_once: of a stream that does not come at a camera's pace, but waits for the answer.
+        """
+        return await self._segments.add((features_LF, memory_M, mask_L), at_once=at_once)
 
     async def provisional(self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray) -> np.ndarray:
         """Of advance, only the scores float32[C]."""

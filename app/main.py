@@ -16,7 +16,7 @@ from app.capacity import Capacity, cost_of_a_clip
 from app.engine import Engine
 from app.logs import Identified
 from app.metrics import Metrics
-from app.routes import clips, frames, ops, pieces, streams
+from app.routes import clips, features, frames, ops, pieces, streams
 from app.sealing import own_key
 from app.sessions import open_store
 from app.settings import Settings
@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(clips.router, tags=["videos"])
     app.include_router(streams.router, tags=["streams"])
     app.include_router(pieces.router, tags=["streams"])
+    app.include_router(features.router, tags=["streams"])
     app.include_router(frames.router)
     app.include_router(ops.router, tags=["service"])
     problems.install(app)

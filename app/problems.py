@@ -114,6 +114,7 @@ STATUS: dict[str, int] = {
     "session_too_large": 413,
     "stream_owned": 409,
     "stream_gap": 409,
+    "features_bad": 422,
     "model_changed": 409,
     "checkpoint_unknown": 404,
     "state_bad": 422,

@@ -1,6 +1,6 @@
 """JSON in and out, as the API's documentation shows it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -224,6 +224,28 @@ class Place(_Schema):
     """Seconds: where the next piece is expected to begin."""
     missing: int
     """Frames that by their numbers never came."""
+
+
+class EventChange(Event):
+    """What a segment did to an event."""
+
+    state: Literal["started", "updated", "ended"]
+    segment: int
+    """Index of the segment that brought it."""
+
+
+class FeaturesAnswer(_Schema):
+    """What the segments of the features show, in the light of all before; events by what they did to them."""
+
+    stream: str
+    clip: int
+    """Clips that the stream has had: the number of the next one."""
+    segment: int
+    """Finished segments."""
+    position: float | None
+    """Seconds: all before is durable."""
+    segments: list[Segment]
+    events: list[EventChange]
 
 
 class PieceAnswer(ClipAnswer):

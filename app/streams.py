@@ -45,6 +45,8 @@ MOVING = 1.5
 """Seconds that clients have to leave when the service goes down."""
 UNFINISHED = 16
 """Streams whose unfinished segment waits here for the next piece; each may be some 3 MB of pictures."""
+KNOWN = 256
+"""Streams that were revised last, which need not be loaded again; each is some 10 KB."""
 SWEEP = 30.0
 """Seconds between two sweeps for expired sessions."""
 _T = TypeVar("_T")
@@ -166,6 +168,7 @@ class Streams:
         self._process = process()
         self._held: dict[str, Held] = {}
         self._rest: dict[str, tuple[float, int, Stream]] = {}
+        self._known: dict[str, tuple[Session, Stream]] = {}
         self._moving = False
         # Of two that want the same stream at the same moment, one waits until it is known who has it.
         self._claims: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -283,17 +286,8 @@ class Streams:
                     continue
             else:
                 self.state_of(session)
-                if session.owner is not None and not takeover:
-                    other = Writer.parse(session.owner)
-                    if other.process == self._process:
-                        alive = id in self._held and str(self._held[id].writer) == session.owner
-                    else:
-                        alive = other.alive(session.lease_until, now)
-                    if alive and other.client != client:
-                        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.owner_since or now))
-                        raise StreamOwned(
-                            f"another client writes to stream {id!r} since {since}; wait for it, or take over with takeover=true"
-                        )
+                if not takeover:
+                    self._check_free(session, client, now)
                 claimed = replace(session, owner=str(writer), owner_since=now, lease_until=now + LEASE)
                 try:
                     session = await self.store.save(claimed, expected=session.version, keep=_keep(session))
@@ -310,12 +304,73 @@ class Streams:
             return held
         raise StreamOwned(f"many clients want to write to stream {id!r} at the same time; try again")
 
+    def _check_free(self, session: Session, client: str | None, now: float) -> None:
+        """Raises StreamOwned if another client writes to it."""
+        if session.owner is None:
+            return
+        other = Writer.parse(session.owner)
+        if other.process == self._process:
+            held = self._held.get(session.id)
+            alive = held is not None and str(held.writer) == session.owner
+        else:
+            alive = other.alive(session.lease_until, now)
+        if alive and other.client != client:
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.owner_since or now))
+            raise StreamOwned(
+                f"another client writes to stream {session.id!r} since {since}; wait for it, or take over with takeover=true"
+            )
+
     def _lose(self, held: Held, why: CrtError) -> None:
         if held.lost is None:
             held.lost = why
             held.evict(why)
 
     # Writing
+
+    async def revise(self, id: str, work: Callable[[Stream, Options], Awaitable[_T]]) -> _T:
+        """One step of a stream for one who does not hold it: loads it, does the work on it, saves it. All or nothing.
+
+        The work is done again when somebody else was first, and must therefore go by the state that it is given.
+        Raises what the work raises; SessionUnknown, SessionExpired, ModelChanged, StreamOwned, ServiceMoves, StoreUnavailable.
+        """
+        for _ in range(20):
+            if self._moving:
+                raise ServiceMoves("the service goes down or moves; come back and go on")
+            # Another may have been at it meanwhile, which the save will tell.
+            session, stream = self._known.pop(id, None) or (None, None)
+            remembered = session is not None and (session.expires is None or session.expires > time.time())
+            if session is None or stream is None or not remembered:
+                session = await self.patiently(lambda: self.store.load(id))
+                self._check_free(session, None, time.time())
+                stream, options = self.stream_of(session)
+            else:
+                options = Options.model_validate(dict(session.options))
+            before = stream.state()
+            try:
+                done = await work(stream, options)
+            except StreamError:
+                if remembered:
+                    continue
+                raise
+            if remembered and stream.state() is before:
+                continue
+            if (state := stream.state()) is not before:
+                now = time.time()
+                after = replace(
+                    session, state=states.to_bytes(state), segment=state.segments, touched=now, expires=_expiry(options, session.created, now),
+                    owner=None, owner_since=None, lease_until=None,
+                )  # fmt: skip
+                held = Held(session, stream, Writer("", self._process), options, lambda _: None)
+                try:
+                    session = await self._save(held, after, {state.segments: after.state}, None)
+                except StreamOwned:
+                    continue  # another was first
+                self._rest.pop(id, None)
+            self._known[id] = session, stream
+            while len(self._known) > KNOWN:
+                self._known.pop(next(iter(self._known)))
+            return done
+        raise StreamOwned(f"many clients want to write to stream {id!r} at the same time; try again")
 
     async def commit(
         self,

@@ -63,6 +63,18 @@ async def received(
         yield Path(f"/dev/fd/{file.fileno()}")
 
 
+async def body_of(request: Request, *, most: int, patience: float, rate: float = 0.0) -> bytes:
+    """A body that is small enough for memory. Raises UploadTooLarge beyond `most` bytes, UploadStalled as received() does."""
+    body = bytearray()
+    async for chunk in _chunks(request, patience, rate):
+        body += chunk
+        if len(body) > most:
+            raise UploadTooLarge(
+                f"The body is larger than this service takes at once ({most} bytes). Send less at a time."
+            )
+    return bytes(body)
+
+
 async def _chunks(request: Request, patience: float, rate: float) -> AsyncIterator[bytes]:
     stream = request.stream()
     began, size = time.monotonic(), 0

@@ -80,9 +80,9 @@ class EventTracker:
         self.options = options or EventOptions()
         self._run = run
 
-    def push(self, scores_C: np.ndarray, start: float, end: float) -> list[EventChange]:
-        """Takes a clip's probabilities float[C] over start to end seconds, later than all before."""
-        best, run = int(scores_C.argmax()), self._run
+    def push(self, scores_C: np.ndarray, start: float, end: float, *, best: int | None = None) -> list[EventChange]:
+        """Takes a clip's probabilities float[C] over start to end seconds, later than all before. best: the largest one's index."""
+        best, run = int(scores_C.argmax()) if best is None else best, self._run
         # A silence between clips ends a run: nothing is known of it.
         if run is not None and start - run.end < 1e-6 and scores_C[best] - scores_C[run.label] <= self.options.hold:
             best = run.label

@@ -3,6 +3,7 @@
     take(time, number) -> ticks     is this frame needed at all?
     push(frame, ticks) -> clips     clips due for the backbone
     add(clip, feature) -> segment   a segment due for the CRT, once full
+    give(features) -> segment       the same for clips that were seen elsewhere
     advance(segment, scores, clip_scores, memory) -> step
 
 The state is that of the last finished segment: memory, position, running scores, a few KB whatever the stream's length. What came
@@ -107,6 +108,14 @@ class StreamState:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """When a clip was, in seconds from the stream's start."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Mark:
     """A place between two frames."""
 
@@ -127,7 +136,7 @@ class Stream:
         self._sampler = Sampler(spec.rate, state=state.sampler)
         self._clipper = Clipper(spec, state=ClipperState(state.sampler.origin, state.sampler.next_tick))
         self._tracker = EventTracker(labels, background, events, run=state.run)
-        self._pending: list[tuple[Clip, np.ndarray]] = []
+        self._pending: list[tuple[Clip | Span, np.ndarray]] = []
         # Where the stream stood at the end of each clip that is on its way, and at the last frame that was sampled.
         self._after: list[_Mark] = []
         self._seen = _Mark(state.sampler, state.frame, state.missing)
@@ -221,7 +230,28 @@ class Stream:
         self._seen = end
         return clips
 
-    def add(self, clip: Clip, feature_F: np.ndarray) -> Segment | None:
+    def give(self, features_NF: np.ndarray) -> Segment | None:
+        """Takes the features of the stream's next clips, which were made elsewhere, at most as many as the segment still has room
+        for; gives the segment if they fill it. Raises ValueError for more."""
+        N, T, rate = len(features_NF), self.spec.frames, self.spec.rate
+        if self.segment - len(self._pending) < N:
+            raise ValueError(f"the segment has room for {self.segment - len(self._pending)} clips, got {N}")
+        if not N:
+            return None
+        before = self._seen.sampler
+        origin = 0.0 if before.origin is None else before.origin
+        ends_at = before.next_tick + N * T
+        for n, feature_F in enumerate(features_NF):
+            start, end = (origin + (before.next_tick + tick) / rate for tick in (n * T, n * T + T))
+            self._pending.append((Span(start, end), feature_F))
+        self._frame += N * T
+        ticks = SamplerState(origin, origin + (ends_at - 1) / rate, ends_at)
+        self._seen = _Mark(ticks, self._frame, self._missing)
+        self._sampler = Sampler(rate, state=ticks)
+        self._after += [self._seen] * N  # nobody goes on from between them
+        return self._due() if len(self._pending) == self.segment else None
+
+    def add(self, clip: Clip | Span, feature_F: np.ndarray) -> Segment | None:
         """Takes a due clip's feature, in order; gives the segment that it fills."""
         self._pending.append((clip, feature_F))
         return self._due() if len(self._pending) == self.segment else None
@@ -252,8 +282,9 @@ class Stream:
             raise ValueError(f"segment {self._state.segments} is due, got the prediction of {segment.index}")
         clips = int(segment.mask_L.sum())
         changes: list[EventChange] = []
-        for (clip, _), clip_scores_C in zip(self._pending[:clips], scores_LC[:clips], strict=True):
-            for change in self._tracker.push(clip_scores_C, clip.start, clip.end):
+        best_L = scores_LC[:clips].argmax(1).tolist()
+        for (clip, _), clip_scores_C, best in zip(self._pending[:clips], scores_LC[:clips], best_L, strict=True):
+            for change in self._tracker.push(clip_scores_C, clip.start, clip.end, best=best):
                 if change.state == "updated" and changes and changes[-1].state != "ended":
                     changes[-1] = replace(changes[-1], event=change.event)  # one word a segment about each event
                 else:
