@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from contextlib import ExitStack
 
 import httpx
 import numpy as np
@@ -150,8 +151,9 @@ def test_many_at_once_on_one_stream_count_once(service, client, features, wanted
 
 def test_two_services_that_share_a_store_take_turns(model, features, wanted, tmp_path):
     """What one remembers of a stream is not believed when the other has gone on."""
-    with running(model, tmp_path, CRT_THREADS="1") as one, running(model, tmp_path, CRT_THREADS="1") as other:
-        clients = [httpx.Client(base_url=service.url, timeout=60) for service in (one, other)]
+    with ExitStack() as stack:
+        services = [stack.enter_context(running(model, tmp_path, CRT_THREADS="1")) for _ in range(2)]
+        clients = [stack.enter_context(httpx.Client(base_url=one.url, timeout=60)) for one in services]
         clients[0].post("/v1/streams", json={"id": "turns"})
         segments = []
         for number, at in enumerate(range(0, 28, 4)):
