@@ -64,7 +64,10 @@ def test_every_make_target_and_file_that_the_readme_names_exists():
     for target in targets:
         assert f"\n{target}:" in makefile, target
     for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / path).exists(), path
+        file, _, anchor = path.partition("#")
+        assert (ROOT / file).exists(), path
+        headings = re.findall(r"(?m)^#+ (.+)$", (ROOT / file).read_text()) if anchor else []
+        assert not anchor or anchor in [one.lower().replace(" ", "-") for one in headings], path
 
 
 def test_the_protocols_page_and_schemas_are_those_of_the_code():
