@@ -131,7 +131,7 @@ def to_onnx(
             )  # fmt: skip
         except torch.onnx.OnnxExporterError as error:
             raise NotExportable(str(error).splitlines()[0]) from error
-        exported = Path(file.name).read_bytes()
-    for module, was in training.items():
-        module.training = was
-    return exported
+        finally:
+            for module, was in training.items():
+                module.training = was
+        return Path(file.name).read_bytes()

@@ -14,7 +14,7 @@ from models import checkpoint
 from models.backbones import create_backbone
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
-from pipelines import export
+from pipelines import export, graphs
 from pipelines.features import clips_of
 from pipelines.label import BUNDLED
 
@@ -128,3 +128,18 @@ def test_other_backbones_and_writers_are_exported_too(tmp_path):
     wanted = model.classifier(features, memory, torch.from_numpy(mask))
     np.testing.assert_allclose(got[0], wanted.logits_BC.softmax(-1).numpy(), atol=1e-4)
     np.testing.assert_allclose(got[2], wanted.memory_BM.numpy(), atol=1e-4)
+
+
+def test_what_onnx_has_no_word_for_is_named():
+    """In one line; the network trains on as before."""
+
+    class Odd(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.svdvals(x)
+
+    odd = Odd().train()
+    with pytest.raises(graphs.NotExportable, match="svd") as caught:
+        graphs.to_onnx(odd, {"x": torch.ones(2, 2)}, ("y",))
+    assert caught.value.code == "model_not_exportable"
+    assert "\n" not in str(caught.value)
+    assert odd.training
