@@ -327,10 +327,11 @@ class Streams:
 
     # Writing
 
-    async def revise(self, id: str, work: Callable[[Stream, Options], Awaitable[_T]]) -> _T:
+    async def revise(self, id: str, work: Callable[[Stream, Options, list[StreamState]], Awaitable[_T]]) -> _T:
         """One step of a stream for one who does not hold it: loads it, does the work on it, saves it. All or nothing.
 
-        The work is done again when somebody else was first, and must therefore go by the state that it is given.
+        The work is done again when somebody else was first, and must therefore go by the state that it is given. To the list it adds
+        the state after each segment.
         Raises what the work raises; SessionUnknown, SessionExpired, ModelChanged, StreamOwned, ServiceMoves, StoreUnavailable.
         """
         for _ in range(20):
@@ -345,9 +346,9 @@ class Streams:
                 stream, options = self.stream_of(session)
             else:
                 options = Options.model_validate(dict(session.options))
-            before = stream.state()
+            before, passed = stream.state(), list[StreamState]()
             try:
-                done = await work(stream, options)
+                done = await work(stream, options, passed)
             except StreamError:
                 if remembered:
                     continue
@@ -362,7 +363,10 @@ class Streams:
                 )  # fmt: skip
                 held = Held(session, stream, Writer("", self._process), options, lambda _: None)
                 try:
-                    session = await self._save(held, after, {state.segments: after.state}, None)
+                    kept = {
+                        one.segments: states.to_bytes(one) for one in passed[:-1][-options.checkpoints or len(passed) :]
+                    }
+                    session = await self._save(held, after, {**kept, state.segments: after.state}, None)
                 except StreamOwned:
                     continue  # another was first
                 self._rest.pop(id, None)

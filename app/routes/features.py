@@ -87,27 +87,38 @@ async def label(
     end: bool = False,
     top_k: int | None = None,
 ) -> dict[str, Any]:
-    """Features float32[N, F], the first of them that of clip number `clip`, in the light of all before. Raises StreamGap and what
-    Streams.revise raises."""
+    """Features float32[N, F], the first of them that of clip number `clip`, in the light of all before.
+
+    Raises BadFeatures, StreamGap, and what Streams.revise raises.
+    """
     recognizer = streams.recognizer
 
-    async def work(stream: Stream, options: Options) -> dict[str, Any]:
+    async def work(stream: Stream, options: Options, passed: list[StreamState]) -> dict[str, Any]:
         before = stream.state()
         had = _had(id, stream, clip, features_NF, recognizer.segment, end=end)
         steps = _again(before, clip)
         for first in range(had - clip, len(features_NF), recognizer.segment):
             if (segment := stream.give(features_NF[first : first + recognizer.segment])) is not None:
-                steps.append(await advance(stream, segment))
+                steps.append(await advance(stream, segment, passed))
         if end:
             if (segment := stream.rest()) is not None:
-                steps.append(await advance(stream, segment))
+                steps.append(await advance(stream, segment, passed))
             if stream.close():
                 steps[-1:] = [stream.state().recent[-1]]  # with the event that ended
         return _answer(id, stream.state(), steps, recognizer.labels, top_k or options.top_k)
 
-    async def advance(stream: Stream, segment: Segment) -> Step:
-        done = await batches.advance(segment.features_LF, segment.memory_M, segment.mask_L, at_once=True)
-        return stream.advance(segment, *done)
+    async def advance(stream: Stream, segment: Segment, passed: list[StreamState]) -> Step:
+        scores_C, scores_LC, memory_M = await batches.advance(
+            segment.features_LF, segment.memory_M, segment.mask_L, at_once=True
+        )
+        if not (np.isfinite(scores_LC).all() and np.isfinite(memory_M).all()):
+            # Kept, it would spoil all that comes after.
+            raise BadFeatures(
+                f"The features of segment {segment.index} are so large that the model gives no numbers for them."
+            )
+        step = stream.advance(segment, scores_C, scores_LC, memory_M)
+        passed.append(stream.state())
+        return step
 
     return await streams.revise(id, work)
 
@@ -118,7 +129,7 @@ def _checked(body: bytes, width: int, segment: int, *, end: bool) -> np.ndarray:
         raise BadFeatures(f"{len(body)} bytes are no features: each has {width} float32 numbers, {4 * width} bytes.")
     features_NF = np.frombuffer(body, "<f4").reshape(-1, width)
     if not np.isfinite(features_NF).all():
-        raise BadFeatures("There are numbers that are not finite among the features.")
+        raise BadFeatures("Some of the numbers are not finite.")
     if len(features_NF) % segment and not end:
         raise BadFeatures(
             f"{len(features_NF)} features are no whole segments of {segment}. Send whole ones; the stream's last, with end=true, may be shorter."

@@ -116,6 +116,30 @@ def test_a_body_that_is_no_features_is_named(client, features):
     assert post(client, "nobody", features[:4], 0).json()["code"] == "session_unknown"
 
 
+def test_each_segment_of_a_request_is_in_the_ring(client, features, wanted):
+    """A stream that keeps checkpoints can be taken up after any segment."""
+    client.post("/v1/streams", json={"id": "ring", "checkpoints": 5})
+    assert post(client, "ring", features[:28], 0).status_code == 200
+    assert client.get("/v1/streams/ring").json()["checkpoints"] == [3, 7]
+    state = client.get("/v1/streams/ring/state", params={"segment": 4}).json()["state"]
+    client.post("/v1/streams", json={"id": "fork", "state": state})
+    assert_same(post(client, "fork", features[16:24], 16).json()["segments"], wanted)
+
+
+@pytest.mark.parametrize("signs", [(1.0, 1.0), (1.0, -1.0)], ids=["same", "alternating"])
+def test_no_numbers_spoil_the_memory(client, features, signs):
+    """The largest that there are: refused, or without harm to what comes after."""
+    id = f"spoilt-{signs[1]}"
+    client.post("/v1/streams", json={"id": id})
+    large = np.resize(np.array(signs, "<f4") * np.float32(3e38), features[:4].shape)
+    answer = post(client, id, large, 0)
+    assert answer.status_code == 200 or answer.json()["code"] == "features_bad"
+    clip = client.get(f"/v1/streams/{id}").json()["segment"] * 4
+    labels = post(client, id, features[:4], clip).json()["segments"][-1]["labels"]
+    assert sum(one["score"] for one in labels) == pytest.approx(1, abs=1e-4)
+    assert 0 < client.get(f"/v1/streams/{id}").json()["memory"]["norm"] < 100
+
+
 def test_a_stream_that_somebody_writes_to_is_not_theirs(service, client, features):
     camera = Camera(service.url, "owned")
     camera.send(0, 5)
