@@ -363,9 +363,8 @@ class Streams:
                 )  # fmt: skip
                 held = Held(session, stream, Writer("", self._process), options, lambda _: None)
                 try:
-                    kept = {
-                        one.segments: states.to_bytes(one) for one in passed[:-1][-options.checkpoints or len(passed) :]
-                    }
+                    earlier = passed[:-1][-options.checkpoints :] if options.checkpoints else []
+                    kept = {one.segments: states.to_bytes(one) for one in earlier}
                     session = await self._save(held, after, {**kept, state.segments: after.state}, None)
                 except StreamOwned:
                     continue  # another was first
