@@ -1,5 +1,7 @@
 """The networks, shared by all streams: what is due goes through them oldest first, segments together, clips as the backbone likes it.
 
+The small backbone has processes of its own (clip_processes.py), as decoding has; what only torch can run does so here, in a thread.
+
 Each stream waits for its clip before it gives the next one, so that of many streams none can take more than its turn.
 Shapes: T frames, H x W pixels, F feature width, L clips in a segment, M memory width, C labels.
 """
@@ -13,6 +15,7 @@ from typing import Generic, Self, TypeVar
 
 import numpy as np
 
+from app.clip_processes import ClipProcesses
 from app.metrics import Metrics
 from pipelines.frames import Pixels
 from pipelines.recognizer import Recognizer
@@ -93,19 +96,21 @@ class _Queue(Generic[_Asked, _Told]):
 class Batches:
     """The two queues, and the threads that work on them. An async context manager."""
 
-    def __init__(self, recognizer: Recognizer, metrics: Metrics, *, threads: int) -> None:
+    def __init__(self, recognizer: Recognizer, metrics: Metrics, *, threads: int, streams: int) -> None:
+        """threads: cores that work on pictures and clips. streams: at most."""
         self._recognizer = recognizer
+        self._processes = ClipProcesses(recognizer, metrics, processes=threads, streams=streams)
         self._clips: _Queue[_Frames, np.ndarray] = _Queue(
             "backbone", recognizer.clips_a_call, 0.0, self._features, metrics
         )
         self._segments: _Queue[_Arrays, _Arrays] = _Queue("crt", MOST_SEGMENTS, GATHER, self._advance, metrics)
         self._glimpses: _Queue[_Arrays, np.ndarray] = _Queue("crt", MOST_SEGMENTS, GATHER, self._provisional, metrics)
-        # As many threads as there are cores, for pictures and clips alike. Segments have one of their own: they are quick, and
-        # someone waits for their labels.
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="clips")
+        # Segments are quick, and someone waits for their labels.
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="segments")
+        self._threads = ThreadPoolExecutor(recognizer.side_by_side, thread_name_prefix="clips")
 
     async def __aenter__(self) -> Self:
+        await self._processes.__aenter__()
         work = [self._segments.serve(self._quick), self._glimpses.serve(self._quick)]
         work += [self._clips.serve(self._threads) for _ in range(self._recognizer.side_by_side)]
         self._serving = [asyncio.create_task(one, name="batches") for one in work]
@@ -117,17 +122,20 @@ class Batches:
         await asyncio.wait(self._serving)
         self._threads.shutdown(wait=True)
         self._quick.shutdown(wait=True)
+        await self._processes.__aexit__()
 
     def behind(self) -> float:
-        """Seconds that the clip that is next has waited."""
-        return self._clips.behind()
+        """Seconds that the picture or clip that is next has waited."""
+        return max(self._clips.behind(), self._processes.behind())
 
-    async def in_thread(self, work: Callable[[_Asked], _Told], asked: _Asked) -> _Told:
-        """Does what takes a processor's time beside the networks, in turn with the clips."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, asked)
+    async def pixels(self, picture: bytes | memoryview) -> Pixels:
+        """A JPEG, PNG or WebP as the model wants it, uint8[H, W, 3], RGB, upright. Raises BadPicture."""
+        return await self._processes.pixels(picture)
 
     async def feature(self, frames: _Frames) -> np.ndarray:
         """A clip's T frames uint8[H, W, 3] to its feature float32[F]."""
+        if self._recognizer.backbone_graphs:
+            return await self._processes.feature(frames)
         return await self._clips.add(frames)
 
     async def advance(

@@ -26,7 +26,7 @@ LOOKS = 5
 """Of the last ones the mean counts for how far behind clips are."""
 LATE = 0.25
 """Seconds that the clip that is next may have waited."""
-BESIDES = 1.4
+BESIDES = 1.35
 """Of a stream's processor time in all to that of decoding and networks: network, store and event loop (benchmarks, live_capacity)."""
 MEMORY = 200
 """Clips after which half of a measured cost is forgotten."""

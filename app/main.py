@@ -23,13 +23,14 @@ from app.settings import Settings
 from app.streams import Streams
 from app.traces import Traced, collecting
 from models import checkpoint
+from pipelines.device import pick
 from pipelines.recognizer import Recognizer
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service. Raises BadSetting and BadCheckpoint; BadStoreUrl comes when it starts."""
+    """The service. Raises BadSetting, DeviceMissing and BadCheckpoint; BadStoreUrl comes when it starts."""
     settings = settings or Settings.read()
-    recognizer = Recognizer(checkpoint.read(settings.model), threads=settings.threads)
+    recognizer = Recognizer(checkpoint.read(settings.model), threads=settings.threads, device=pick(settings.device))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             collecting(settings.traces) as traces,
             open_store(settings.sessions) as store,
             Engine(settings, metrics, recognizer) as engine,
-            Batches(engine.recognizer, metrics, threads=settings.threads) as batches,
+            Batches(engine.recognizer, metrics, threads=settings.threads, streams=settings.streams) as batches,
             Capacity(
                 metrics,
                 cores=settings.streams_share * settings.threads,

@@ -103,6 +103,11 @@ class Metrics:
         finally:
             self.cpu.labels(stage).inc(thread_time() - started)
 
+    def worked(self, stage: str, spent: float, took: float) -> None:
+        """A stage's work that another process has done and measured: seconds of processor time and of wall clock."""
+        self.cpu.labels(stage).inc(spent)
+        self.compute.labels(stage).observe(took)
+
     @contextmanager
     def waiting(self, stage: str) -> Iterator[None]:
         """The same for work that is done elsewhere."""

@@ -33,11 +33,13 @@ class Settings(BaseSettings):
     """Folder of the model to serve (model.safetensors and config.json)."""
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: cores())
     """Processor cores that the networks may use; by default all that the process may run on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run: auto is a GPU where PyTorch can use one, else the CPU."""
     videos: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: cores())
     """Videos decoded and labelled at the same time, others wait; by default as many as cores."""
     streams: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Live streams at most; fewer where they take up more of the cores than they may."""
-    streams_share: Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)] = 0.85
+    streams_share: Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)] = 0.9
     """Share of the cores that live streams may take up, as measured; one more is refused with 503. 0: whatever they take up."""
     waiting: Annotated[int, Field(ge=0, le=10_000)] = 64
     """Uploads that may wait for their turn; one more is refused with 503."""

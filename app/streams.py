@@ -6,13 +6,14 @@ A writer that died without a word is known by its process, or, on another machin
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -170,6 +171,7 @@ class Streams:
         self._rest: dict[str, tuple[float, int, Stream]] = {}
         self._known: dict[str, tuple[Session, Stream]] = {}
         self._moving = False
+        self._guests = 0
         # Of two that want the same stream at the same moment, one waits until it is known who has it.
         self._claims: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -194,13 +196,22 @@ class Streams:
                 log.exception("the sweep for expired sessions failed; it goes on")
             await asyncio.sleep(SWEEP)
 
+    @contextlib.contextmanager
+    def guest(self) -> Iterator[None]:
+        """For a connection that writes to a stream: before the service goes down it is told so."""
+        self._guests += 1
+        try:
+            yield
+        finally:
+            self._guests -= 1
+
     async def move(self) -> None:
-        """The service goes down: asks all who hold a stream to give it up, and waits a moment until they have."""
+        """The service goes down: asks all who hold a stream to give it up, and waits a moment until they have and their clients know."""
         self._moving = True
         for held in list(self._held.values()):
             held.evict(ServiceMoves("the service goes down or moves; come back and go on"))
         until = time.monotonic() + MOVING
-        while self._held and time.monotonic() < until:
+        while (self._held or self._guests) and time.monotonic() < until:
             await asyncio.sleep(0.02)
 
     @property

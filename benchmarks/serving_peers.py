@@ -226,7 +226,7 @@ async def in_process(model: Path, folder: Path, count: int) -> AsyncIterator[Ask
     recognizer, metrics = Recognizer(checkpoint.read(model), threads=1), Metrics()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(f"sqlite:///{folder}/in-process-{time.time_ns()}.db"))
-        batches = await stack.enter_async_context(Batches(recognizer, metrics, threads=1))
+        batches = await stack.enter_async_context(Batches(recognizer, metrics, threads=1, streams=count))
         streams = await stack.enter_async_context(Streams(store, recognizer, metrics, patience=10))
         for id in range(count):
             await store.create(streams.fresh(str(id), Options()))

@@ -201,8 +201,8 @@ def look(levels: list[Tensor], square_B3: Tensor, light: Light | None = None, si
     grid_BSS2 = grid(square_B3, size)
     seen_BCSS = torch.zeros(())
     for share_B, level_BCHW in zip(shares(square_B3, size), levels, strict=True):
-        if not torch.is_grad_enabled() and not torch.jit.is_tracing() and not share_B.any():
-            continue
+        if not (torch.is_grad_enabled() or torch.jit.is_tracing() or share_B.is_cuda or share_B.any()):
+            continue  # on a GPU, to look would take longer than to go on
         part_BCSS = F.grid_sample(level_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False)
         seen_BCSS = seen_BCSS + part_BCSS * share_B[:, None, None, None]
     return tone(seen_BCSS, light) * inside(grid_BSS2)

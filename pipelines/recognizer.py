@@ -5,17 +5,22 @@ take turns, since networks that each want all cores only hold each other up.
 Shapes: N clips, T frames, H x W pixels, F feature width, B streams, L clips in a segment, M memory width, C labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.checkpoint import Checkpoint
 from models.errors import BadCheckpoint
 from models.spec import SMALL
+from pipelines.device import Device
 from pipelines.frames import Pixels
 from pipelines.onnx_weights import fill
 from pipelines.runtime import OnnxClassifier, OnnxSmall
+
+if TYPE_CHECKING:
+    from pipelines.cuda_side import FixedClassifier
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,17 +36,18 @@ class Prediction:
 
 
 class Recognizer:
-    """Runs a checkpoint's networks on the CPU: the small backbone and the CRT by ONNX Runtime (runtime.py), other backbones by torch."""
+    """Runs a checkpoint's networks. On the CPU the small backbone and the CRT by ONNX Runtime (runtime.py), other backbones by torch; on a
+    GPU all by torch (cuda_side.py), with the weights as they were trained, not in integers."""
 
     side_by_side: int
     """Calls of features() that are worked on at the same time."""
     clips_a_call: int
     """Clips in a call beyond which more bring no more speed."""
 
-    def __init__(self, model: Checkpoint, *, threads: int) -> None:
-        """`threads` cores work on clips. Raises BadCheckpoint.
+    def __init__(self, model: Checkpoint, *, threads: int, device: Device = "cpu") -> None:
+        """`threads` cores work on clips, or with "cuda" a GPU. Raises BadCheckpoint.
 
-        Torch is loaded only for what the checkpoint has no graphs of, and then with as many threads, in the whole process.
+        Torch is loaded only for a GPU and for what the checkpoint has no graphs of, and then with as many threads, in the whole process.
         """
         self.model = replace(model, weights={}, graphs={})  # which the networks have
         self.spec = model.spec
@@ -60,11 +66,23 @@ class Recognizer:
         if small and model.spec != SMALL:
             _ = model.backbone  # says what differs
         self._features: Callable[[Sequence[Sequence[Pixels]] | np.ndarray], np.ndarray]
+        self._classifier: OnnxClassifier | FixedClassifier
+        self.backbone_graphs: Mapping[str, bytes] = {}
+        """Of the small backbone, for processes that run it, too: what OnnxSmall takes. Of others, and on a GPU, none."""
+        if device == "cuda":
+            from pipelines import cuda_side
+
+            self._features = cuda_side.FixedBackbone(model.backbone, device)
+            self._classifier = cuda_side.FixedClassifier(model.classifier, model.segment, device)
+            self.side_by_side, self.clips_a_call = cuda_side.LANES, cuda_side.CLIPS
+            return
         if "look_over" not in graphs or "classify" not in graphs:
             from pipelines.torch_side import missing_graphs
 
             graphs |= missing_graphs(model, set(graphs))
+        self._classifier = OnnxClassifier(graphs["classify"])
         if small:
+            self.backbone_graphs = {name: graphs[name] for name in ("look_over", "look_closer")}
             self._features = OnnxSmall(graphs, threads=threads)
             self.side_by_side, self.clips_a_call = threads, 1
         else:
@@ -72,7 +90,6 @@ class Recognizer:
 
             self._features = TorchBackbone(model.backbone, threads=threads)
             self.side_by_side, self.clips_a_call = 1, 8
-        self._classifier = OnnxClassifier(graphs["classify"])
 
     def initial_memory(self) -> np.ndarray:
         """The memory with which a stream begins, float32[M]."""

@@ -30,7 +30,7 @@ _X86_64 = {
     "clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231, "newfstatat": 262,
     "set_robust_list": 273, "preadv": 295, "getcpu": 309, "getrandom": 318,
     "membarrier": 324, "statx": 332, "rseq": 334, "poll": 7, "stat": 4, "gettimeofday": 96, "time": 201,
-    "arch_prctl": 158,
+    "arch_prctl": 158, "setitimer": 38,
 }  # fmt: skip
 _X86_64_CHECKED = {"openat": 257, "open": 2, "mmap": 9, "mprotect": 10, "clone": 56, "clone3": 435, "prctl": 157,
                    "tgkill": 234}  # fmt: skip
@@ -42,7 +42,7 @@ _AARCH64 = {
     "sched_getaffinity": 123, "set_tid_address": 96, "restart_syscall": 128, "fadvise64": 223,
     "clock_gettime": 113, "clock_getres": 114, "clock_nanosleep": 115, "exit_group": 94, "newfstatat": 79,
     "set_robust_list": 99, "preadv": 69, "getcpu": 168, "getrandom": 278,
-    "membarrier": 283, "statx": 291, "rseq": 293, "ppoll": 73, "gettimeofday": 169,
+    "membarrier": 283, "statx": 291, "rseq": 293, "ppoll": 73, "gettimeofday": 169, "setitimer": 103,
 }  # fmt: skip
 _AARCH64_CHECKED = {"openat": 56, "mmap": 222, "mprotect": 226, "clone": 220, "clone3": 435, "prctl": 167,
                     "tgkill": 131}  # fmt: skip

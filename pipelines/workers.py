@@ -169,22 +169,12 @@ class WorkerParent:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
-        environment |= {
-            "PYTHONPATH": os.pathsep.join(path for path in (str(_ROOT), *sys.path) if path),
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "2",
-            # Without these, a decoder takes each frame's memory from the kernel and gives it back.
-            "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
-            "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-        }
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "pipelines.decode_worker"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env=environment,
+                env=environment(),
                 cwd=_ROOT,
             )
         ours.settimeout(_START_SECONDS)
@@ -214,6 +204,19 @@ class WorkerParent:
                     self._process.kill()
                     self._process.wait()
             self._process = None
+
+
+def environment() -> dict[str, str]:
+    """For a program of ours that works on untrusted input: none of the service's secrets, one thread, memory that is kept."""
+    return {name: os.environ[name] for name in _HANDED_ON if name in os.environ} | {
+        "PYTHONPATH": os.pathsep.join(path for path in (str(_ROOT), *sys.path) if path),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+        # Without these, a decoder takes each frame's memory from the kernel and gives it back.
+        "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    }
 
 
 workers = WorkerParent()

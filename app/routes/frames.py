@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -30,10 +31,10 @@ from app.streams import RENEW, Held, ServiceMoves, StreamOwned, Streams, check_i
 from app.traces import Traces
 from models.errors import CrtError
 from pipelines.events import EventChange
-from pipelines.frames import Clip, Frame, Pixels
+from pipelines.frames import Clip, Frame
 from pipelines.label import ranked
 from pipelines.live import LiveVideo, open_live
-from pipelines.pictures import BadPicture, decode_picture
+from pipelines.pictures import BadPicture
 from pipelines.streaming import Segment, SegmentResult
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ async def frames(socket: WebSocket, id: str) -> None:
             socket.state.metrics.errors.labels(error.code).inc()
             await socket.send_denial_response(answer(error))
             return
-        await _serve(socket, id)
+        with socket.state.streams.guest():
+            await _serve(socket, id)
 
 
 async def _serve(socket: WebSocket, id: str) -> None:
@@ -166,6 +168,13 @@ def _query(parameters: QueryParams) -> _Query:
         raise BadParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
+def _evict(evicted: "asyncio.Future[None]", why: CrtError) -> None:
+    """The stream goes elsewhere. Knows nothing of its Connection: a cycle of references would keep the frames of one that has ended."""
+    if not evicted.done():
+        evicted.set_exception(why)
+        evicted.exception()  # seen: the connection may be on its way out already
+
+
 class Connection:
     """One client that writes to one stream."""
 
@@ -191,7 +200,8 @@ class Connection:
     async def run(self, id: str, query: _Query) -> None:
         """Until the client goes, the stream ends or something is wrong. Raises CrtError, WebSocketDisconnect."""
         options = Options.model_validate(query.model_dump(include=set(Options.model_fields)))
-        self.held = await self._streams.hold(id, query.client, self._evict, takeover=query.takeover, make=options)
+        evict = partial(_evict, self._evicted)
+        self.held = await self._streams.hold(id, query.client, evict, takeover=query.takeover, make=options)
         log.info("stream %s has a writer from frame %d on", id, self.held.stream.frame)
         try:
             await self._begin(query)
@@ -205,9 +215,13 @@ class Connection:
                 await asyncio.wait(jobs)
             if self._evicted.done():
                 self._evicted.result()
-            for job in jobs:
-                if not job.cancelled() and (error := job.exception()) is not None:
-                    raise error
+            try:
+                for job in jobs:
+                    if not job.cancelled():
+                        job.result()
+            finally:  # a job known here is known to its error's traceback: frames would stay until cycles are collected
+                jobs.clear()
+                del job
         finally:
             await self._close()
             await self._streams.release(self.held)
@@ -224,11 +238,6 @@ class Connection:
 
     async def _close(self) -> None:
         """What is to be done at the end."""
-
-    def _evict(self, why: CrtError) -> None:
-        if not self._evicted.done():
-            self._evicted.set_exception(why)
-            self._evicted.exception()  # seen: the connection may be on its way out already
 
     # Out
 
@@ -441,7 +450,7 @@ class Connection:
             return
         picture = memoryview(item.data)[HEADER.size :]
         try:
-            pixels = await self._batches.in_thread(self._pixels, picture)
+            pixels = await self._batches.pixels(picture)
         except BadPicture as error:
             stream.lose(number)
             await self._tell_dropped(1, "undecodable", f"frame {number}: {error}")
@@ -449,11 +458,6 @@ class Connection:
         self._metrics.sampled.inc()
         for clip in stream.push(Frame(pixels, seconds), stream.take(seconds, number)):
             await self._clip(clip, item.arrived)
-
-    def _pixels(self, picture: memoryview) -> Pixels:
-        """In a thread. Raises BadPicture."""
-        with self._metrics.working("decode"):
-            return decode_picture(picture, self.held.stream.spec)
 
     async def _clip(self, clip: Clip, arrived: float) -> None:
         with self._traces.span("clip", start=clip.start, end=clip.end):

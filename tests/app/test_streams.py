@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import time
 from fractions import Fraction
 
@@ -297,6 +298,22 @@ def test_sigterm_says_goodbye_and_another_replica_goes_on(model, unbroken, ids, 
         told = going_on(two.url, id, camera.told, FRAMES)
         assert told.segments == unbroken.segments
         assert told.events == unbroken.events
+
+
+def test_goodbye_is_said_even_when_the_store_takes_its_time(model, ids, tmp_path):
+    """A stream that is given back is in the store before its client is told to go elsewhere."""
+    one = launch(model, tmp_path, free_port(), CRT_THREADS="1")
+    camera = Camera(one.url, next(ids))
+    camera.send(0, 77)
+    camera.wait(lambda told: len(told.segments) == 3)
+    with contextlib.closing(sqlite3.connect(tmp_path / "sessions.db", isolation_level=None)) as busy:
+        busy.execute("BEGIN IMMEDIATE")
+        one.child.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        busy.execute("ROLLBACK")
+    assert camera.join() == 1012
+    assert camera.told.of("goodbye") == [{"type": "goodbye", "reason": "shutdown", "reconnect": True}]
+    assert one.child.wait(10) is not None
 
 
 def test_an_exported_state_goes_on_elsewhere(model, unbroken, client, service, ids, tmp_path):
