@@ -1,13 +1,14 @@
 """A training run's configuration: one YAML file, checked when it is read, each field documented in place."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.config import ReaderName, WriterName
 from models.errors import CrtError
+from pipelines.datasets import AnyDataset
 
 
 class BadConfig(CrtError):  # noqa: N818 - named after what is wrong
@@ -69,19 +70,47 @@ class CrtTraining(_Section):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
+class BackboneChoice(_Section):
+    """The backbone: exactly one of these three."""
+
+    training: BackboneTraining | None = None
+    """The small one, trained on this data set's clips."""
+    checkpoint: Path | None = None
+    """A model's folder: its backbone as it is, as the service runs it."""
+    name: str | None = None
+    """One of torchvision's as it is: mobilenet_v3_small, mobilenet_v3_large, s3d, r3d_18, mvit_v2_s, swin3d_t."""
+    weights: Literal["published"] | Path | None = None
+    """Of torchvision's: "published", fetched on first use (Kinetics-400; for the MobileNets ImageNet), or a local file of them."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(given is not None for given in (self.training, self.checkpoint, self.name)) != 1:
+            raise ValueError("give one of training, checkpoint (a model's folder) and name (with weights)")
+        if (self.name is None) != (self.weights is None):
+            raise ValueError('name and weights go together; weights are "published" or a file')
+        return self
+
+
 class Config(_Section):
     """One run."""
 
-    data: Path
-    """Folder of a HomeSim data set."""
+    data: AnyDataset
+    """The data set: its kind, its folder and what the kind asks for; `python -m pipelines.datasets KIND --help` tells."""
     run: Path
-    """Folder for checkpoints, caches and logs of this run."""
+    """Folder for checkpoints and logs of this run."""
+    cache: Path | None = None
+    """Folder of features, which runs with the same backbone may share; by default RUN/features."""
     seed: int = 0
     threads: Annotated[int, Field(gt=0)] = 2
     name: str
     """The model's name in its card and in answers."""
-    backbone: BackboneTraining = BackboneTraining()
+    backbone: BackboneChoice
     crt: CrtTraining = CrtTraining()
+
+    @property
+    def features(self) -> Path:
+        """Where features are kept."""
+        return self.cache or self.run / "features"
 
 
 def same_options(now: BaseModel, then: dict[str, Any] | None, file: Path) -> None:
@@ -105,6 +134,5 @@ def read_config(path: Path) -> Config:
     except (OSError, yaml.YAMLError) as error:
         raise BadConfig(f"{path} cannot be read as YAML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadConfig(f"{path}: {where}: {first['msg']}") from error
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
+        raise BadConfig(f"{path}: {told}") from error

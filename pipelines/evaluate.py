@@ -1,8 +1,9 @@
-"""What a model knows, measured: `python -m pipelines.evaluate MODEL DATA`.
+"""What a model knows, measured: `python -m pipelines.evaluate MODEL KIND DIR`, as `python -m pipelines.datasets` knows kinds.
 
-On trimmed clips the mean class accuracy, on untrimmed days the share of moments with the right label and the drinks over
-the time since their container was last seen. On a folder with a segments.csv (clip,kind) of real falls and daily life, falls
-found and false alarms. Every video goes the whole way, from its file on.
+Every video goes the whole way, from its file on, through the state machine that serves (streaming.py). Of trimmed clips top-1, top-5 and
+mean class accuracy; of untrimmed video the share of moments with the right label, frame mAP, F1 of events and how late they are
+known; of HomeSim's days the drinks over the time since their container was last seen. On a folder with a segments.csv
+(clip,kind) of real falls and daily life, KIND is `falls`: falls found and false alarms.
 Shapes: S segments, C labels, N clips, L clips in a segment.
 """
 
@@ -10,7 +11,8 @@ import argparse
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,28 @@ from tqdm import tqdm
 
 from models import checkpoint
 from pipelines import command
-from pipelines.datasets import BACKGROUND, LabelledVideo, label_at, read_homesim
-from pipelines.features import clips_of
+from pipelines.clips import frames_in
+from pipelines.datasets import BACKGROUND, KINDS, SPLITS, BadDataset, Found, LabelledVideo, label_at
+from pipelines.datasets.__main__ import dataset, options_of
+from pipelines.events import Event
+from pipelines.frames import Clip
+from pipelines.metrics import (
+    OVERLAPS,
+    Matches,
+    calibration_error,
+    delays,
+    frame_map,
+    match_events,
+    mean_class_accuracy,
+    top_k,
+)
 from pipelines.recognizer import Recognizer
+from pipelines.streaming import Segment, Stream, StreamState
 
 GAPS = ((0, 5), (5, 10), (10, 20), (20, 30), (30, 45), (45, 75))
 """Seconds between the end of a fetching and the drink."""
+STEP = 0.04
+"""Seconds between the moments that are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +60,81 @@ class GapPoint:
         return self.right / self.drinks if self.drinks else float("nan")
 
 
-def clip_label(scores_SC: np.ndarray, labels: list[str], lengths: Iterable[int] | None = None) -> str:
-    """A trimmed clip's label: the best mean probability over its segments, background left out."""
-    weights = None if lengths is None else np.asarray(list(lengths), dtype=np.float64)
-    mean = np.average(scores_SC, axis=0, weights=weights).copy()
-    if BACKGROUND in labels:
-        mean[labels.index(BACKGROUND)] = -1
-    return labels[int(mean.argmax())]
+@dataclass(frozen=True, slots=True, eq=False)
+class Watched:
+    """A model's answer to one video."""
+
+    video: LabelledVideo
+    scores_SC: np.ndarray
+    """float32[S, C]: of the segments, probabilities."""
+    scores_NC: np.ndarray
+    """float32[N, C]: of the clips."""
+    times_N2: np.ndarray
+    """float64[N, 2]: each clip's start and end, in seconds."""
+    lengths_S: np.ndarray
+    """int[S]: clips in each segment."""
+    events: tuple[Event, ...]
+
+    def known_N(self) -> np.ndarray:  # noqa: N802
+        """float64[N]: when each clip's final scores were there, at its segment's end."""
+        ends = self.times_N2[np.cumsum(self.lengths_S) - 1, 1]
+        return ends.repeat(self.lengths_S)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times STEP apart, and the number of the clip in which each lies. Where nothing was seen there is none."""
+        times = np.arange(0, self.times_N2[-1, 1] - 1e-9, STEP)
+        at = np.searchsorted(self.times_N2[:, 0], times + 1e-9, side="right") - 1
+        inside = (at >= 0) & (times < self.times_N2[at, 1] - 1e-9)
+        return times[inside], at[inside]
 
 
-def mean_class_accuracy(true: list[str], predicted: list[str]) -> tuple[float, dict[str, float]]:
-    """Mean over classes of the share of right answers, and that share for each class."""
-    shares = {}
-    for label in sorted(set(true)):
-        where = [i for i, t in enumerate(true) if t == label]
-        shares[label] = sum(predicted[i] == label for i in where) / len(where)
-    return float(np.mean(list(shares.values()))), shares
+def watch(recognizer: Recognizer, video: LabelledVideo) -> Watched:
+    """Labels a video as the service does, from the initial memory on. Raises VideoError; BadDataset where the part has no frame."""
+    stream = Stream(
+        recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background,
+        StreamState(memory_M=recognizer.initial_memory()),
+    )  # fmt: skip
+    scores, clip_scores, times, lengths = [], [], [], []
+    events: list[Event] = []
+
+    def advance(segment: Segment) -> None:
+        out = recognizer.advance(segment.features_LF[None], segment.memory_M[None], segment.mask_L[None])
+        step = stream.advance(segment, out.scores_BC[0], out.scores_BLC[0], out.memory_BM[0])
+        scores.append(out.scores_BC[0])
+        clip_scores.append(out.scores_BLC[0][segment.mask_L])
+        lengths.append(int(segment.mask_L.sum()))
+        events.extend(change.event for change in step.events if change.state == "ended")
+
+    def look(clips: Iterable[Clip]) -> None:
+        for clip in clips:
+            times.append((clip.start, clip.end))
+            segment = stream.add(clip, recognizer.features([clip.frames])[0])
+            if segment is not None:
+                advance(segment)
+
+    frames = frames_in(video.path, recognizer.spec, [(video.start, video.end)])
+    for number, (_, frame, ticks) in enumerate(frames):
+        look(stream.push(frame, ticks, number))
+    look(stream.finish())
+    if (rest := stream.rest()) is not None:
+        advance(rest)
+    events += [change.event for change in stream.close()]
+    if not scores:
+        raise BadDataset(f"{video.path}: the video ends before {video.start:g} s, where the part begins")
+    return Watched(
+        video, np.stack(scores), np.concatenate(clip_scores), np.array(times), np.array(lengths), tuple(events)
+    )
 
 
-def frame_accuracy(
-    video: LabelledVideo, scores_NC: np.ndarray, labels: list[str], clip_seconds: float, *, step: float = 0.04
-) -> tuple[int, int]:
-    """Right and all of a video's moments, `step` seconds apart: each has the label of the clip that it lies in."""
-    best = scores_NC.argmax(1)
-    times = np.arange(0, len(best) * clip_seconds - 1e-9, step)
-    predicted = [labels[best[int(t / clip_seconds)]] for t in times]
-    return sum(label_at(video.spans, float(t)) == p for t, p in zip(times, predicted, strict=True)), len(times)
+def frame_accuracy(watched: Watched, labels: Sequence[str]) -> tuple[int, int]:
+    """Right and all of a video's moments: each has the label of the clip that it lies in."""
+    times, at = watched.moments()
+    best = watched.scores_NC.argmax(1)
+    spans = watched.video.spans
+    return sum(label_at(spans, float(t)) == labels[best[n]] for t, n in zip(times, at, strict=True)), len(times)
 
 
-def drinks_by_gap(
-    videos: list[LabelledVideo], scores: list[np.ndarray], labels: list[str], segment_seconds: float
-) -> list[GapPoint]:
+def drinks_by_gap(watched: Iterable[Watched], labels: Sequence[str], segment_seconds: float) -> list[GapPoint]:
     """Of the drinks in untrimmed videos, how many name the right container, by the time since it was last to be seen.
 
     A drink's answer is the drink label with the highest mean probability over its segments: chance is one in four, and
@@ -80,14 +142,14 @@ def drinks_by_gap(
     """
     drink = [i for i, label in enumerate(labels) if label.startswith("Drink.")]
     drinks, right = np.zeros(len(GAPS), int), np.zeros(len(GAPS), int)
-    for video, scores_SC in zip(videos, scores, strict=True):
-        for span in video.spans:
-            taken = [v.end for v in video.visible if v.label.startswith("Take.") and v.end <= span.start + 0.01]
+    for one in watched:
+        for span in one.video.spans:
+            taken = [v.end for v in one.video.visible if v.label.startswith("Take.") and v.end <= span.start + 0.01]
             if not span.label.startswith("Drink.") or not taken:
                 continue
             gap = span.start - max(taken)
             first, last = int(span.start / segment_seconds), int(np.ceil(span.end / segment_seconds))
-            mean = scores_SC[first : max(last, first + 1)][:, drink].mean(0)
+            mean = one.scores_SC[first : max(last, first + 1)][:, drink].mean(0)
             for i, (low, high) in enumerate(GAPS):
                 if low <= gap < high:
                     drinks[i] += 1
@@ -102,67 +164,137 @@ def after(points: list[GapPoint], seconds: float) -> tuple[float, int]:
     return (sum(p.right for p in late) / drinks if drinks else float("nan")), drinks
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """A model's answer to one video."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A model's answers to a data set's videos, and what follows from them."""
 
-    scores_SC: np.ndarray
-    """float32[S, C]: of the segments, probabilities."""
-    scores_NC: np.ndarray
-    """float32[N, C]: of the clips."""
-    lengths_S: np.ndarray
-    """int[S]: clips in each segment."""
+    labels: tuple[str, ...]
+    segment_seconds: float
+    watched: list[Watched]
 
+    @property
+    def trimmed(self) -> list[Watched]:
+        return [one for one in self.watched if one.video.label is not None]
 
-def score(recognizer: Recognizer, clips: np.ndarray) -> Scores:
-    """Clips uint8[N, T, H, W, 3] of one video, from the initial memory on, as the service sees them."""
-    features_NF = recognizer.features(clips)
-    memory_BM = recognizer.initial_memory()[None]
-    scores, clip_scores, lengths = [], [], []
-    for start in range(0, len(features_NF), recognizer.segment):
-        segment_BLF = features_NF[None, start : start + recognizer.segment]
-        out = recognizer.advance(segment_BLF, memory_BM, np.ones(segment_BLF.shape[:2], bool))
-        memory_BM = out.memory_BM
-        scores.append(out.scores_BC[0])
-        clip_scores.append(out.scores_BLC[0])
-        lengths.append(segment_BLF.shape[1])
-    return Scores(np.stack(scores), np.concatenate(clip_scores), np.array(lengths))
+    @property
+    def untrimmed(self) -> list[Watched]:
+        return [one for one in self.watched if one.video.label is None]
 
+    def clips(self) -> tuple[list[str], list[str], np.ndarray]:
+        """Of the trimmed clips: true and predicted label, and scores float[N, C] without the background."""
+        scores_NC = np.stack([clip_scores(one.scores_SC, self.labels, one.lengths_S) for one in self.trimmed])
+        true = [str(one.video.label) for one in self.trimmed]
+        return true, [self.labels[best] for best in scores_NC.argmax(1)], scores_NC
 
-def measure(recognizer: Recognizer, videos: list[LabelledVideo]) -> dict[str, Any]:
-    """The figures of a model card."""
-    model = recognizer.model
-    labels, seconds = list(model.labels), model.segment * model.spec.clip_seconds
-    found: dict[str, Scores] = {}
-    for video in tqdm(videos, desc=f"evaluate {model.name}", unit="video"):
-        found[video.name] = score(recognizer, clips_of(video.path, model.spec))
-    trimmed, days = [v for v in videos if v.label is not None], [v for v in videos if v.label is None]
-    figures: dict[str, Any] = {}
-    if trimmed:
-        predicted = [clip_label(found[v.name].scores_SC, labels, found[v.name].lengths_S) for v in trimmed]
-        mean, shares = mean_class_accuracy([str(v.label) for v in trimmed], predicted)
-        figures |= {
-            "trimmed_clips": len(trimmed),
+    def figures(self) -> dict[str, Any]:
+        """Those of a model card."""
+        found: dict[str, Any] = {}
+        if self.trimmed:
+            found |= self._of_clips()
+        if self.untrimmed:
+            found |= self._of_days()
+        return found | {"calibration_error": round(self.calibration(), 4)}
+
+    def _of_clips(self) -> dict[str, Any]:
+        true, predicted, scores_NC = self.clips()
+        mean, shares = mean_class_accuracy(true, predicted)
+        at = np.array([self.labels.index(label) if label in self.labels else -1 for label in true])
+        rows = [self.labels[best] == one.video.label for one in self.trimmed for best in without(self, one).argmax(1)]
+        return {
+            "trimmed_clips": len(true),
             "trimmed_mean_class_accuracy": round(mean, 4),
+            "trimmed_top_1": round(top_k(scores_NC, at, 1), 4),
+            "trimmed_top_5": round(top_k(scores_NC, at, 5), 4),
+            "trimmed_segment_top_1": round(float(np.mean(rows)), 4),
             "trimmed_class_accuracy": {label: round(share, 4) for label, share in shares.items()},
         }
-    if days:
-        clip = model.spec.clip_seconds
-        right, moments = np.array([frame_accuracy(v, found[v.name].scores_NC, labels, clip) for v in days]).sum(0)
-        points = drinks_by_gap(days, [found[v.name].scores_SC for v in days], labels, seconds)
-        late, drinks = after(points, 20)
-        figures |= {
-            "untrimmed_hours": round(float(moments) * 0.04 / 3600, 3),
+
+    def _of_days(self) -> dict[str, Any]:
+        right, moments = np.array([frame_accuracy(one, self.labels) for one in self.untrimmed]).sum(0)
+        scores, truths = zip(*(self._moments(one) for one in self.untrimmed), strict=True)
+        precision, by_class = frame_map(np.concatenate(scores), np.concatenate(truths))
+        late = [
+            delay
+            for one in self.untrimmed
+            for delay in delays(
+                one.video.spans, [self.labels[best] for best in one.scores_NC.argmax(1)], one.times_N2, one.known_N()
+            )
+        ]
+        known = [delay for delay in late if delay is not None]
+        figures = {
+            "untrimmed_hours": round(float(moments) * STEP / 3600, 3),
             "untrimmed_frame_accuracy": round(float(right / moments), 4),
-            "drinks_after_20_s": round(late, 4) if drinks else None,
-            "drinks_after_20_s_count": drinks,
-            "drinks_by_gap": [
-                {"low": p.low, "high": p.high, "drinks": p.drinks, "accuracy": round(p.accuracy, 4)}
-                for p in points
-                if p.drinks
-            ],
-        }
-    return figures
+            "untrimmed_frame_map": round(precision, 4),
+            "untrimmed_class_precision": {self.labels[c]: round(value, 4) for c, value in by_class.items()},
+            "untrimmed_event_f1": {
+                f"{overlap:g}": round(sum((match_events(one.events, one.video.spans, overlap) for one in self.untrimmed), Matches()).f1, 4)
+                for overlap in OVERLAPS
+            },
+            "untrimmed_events": len(late),
+            "untrimmed_events_noticed": len(known),
+            "untrimmed_delay_median": round(float(np.median(known)), 3) if known else None,
+        }  # fmt: skip
+        points = drinks_by_gap(self.untrimmed, self.labels, self.segment_seconds)
+        share, drinks = after(points, 20)
+        if sum(point.drinks for point in points):
+            figures |= {
+                "drinks_after_20_s": round(share, 4) if drinks else None,
+                "drinks_after_20_s_count": drinks,
+                "drinks_by_gap": [
+                    {"low": p.low, "high": p.high, "drinks": p.drinks, "accuracy": round(p.accuracy, 4)}
+                    for p in points
+                    if p.drinks
+                ],
+            }
+        return figures
+
+    def _moments(self, one: Watched) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and truths of a video's moments by class, the background left out of the truths."""
+        times, at = one.moments()
+        truth_NC = np.zeros((len(times), len(self.labels)), bool)
+        for span in one.video.spans:
+            if span.label in self.labels and span.label != BACKGROUND:
+                truth_NC[(times >= span.start) & (times < span.end), self.labels.index(span.label)] = True
+        return one.scores_NC[at], truth_NC
+
+    def calibration(self) -> float:
+        """Of the segments' best labels."""
+        confidence, right = [], []
+        for one in self.watched:
+            ends = np.cumsum(one.lengths_S)
+            for scores_C, end, length in zip(one.scores_SC, ends, one.lengths_S, strict=True):
+                middle = float(one.times_N2[end - length : end].mean())
+                confidence.append(float(scores_C.max()))
+                right.append(self.labels[int(scores_C.argmax())] == label_at(one.video.spans, middle))
+        return calibration_error(np.array(confidence), np.array(right, bool))
+
+
+def clip_scores(scores_SC: np.ndarray, labels: Sequence[str], lengths: Iterable[int] | None = None) -> np.ndarray:
+    """A trimmed clip's scores: the mean over its segments, each weighted by its clips; -1 for the background, which is no class."""
+    weights = None if lengths is None else np.asarray(list(lengths), dtype=np.float64)
+    mean = np.average(scores_SC, axis=0, weights=weights).copy()
+    if BACKGROUND in labels:
+        mean[labels.index(BACKGROUND)] = -1
+    return mean
+
+
+def without(measured: Measured, one: Watched) -> np.ndarray:
+    """The segments' scores with -1 for the background."""
+    scores_SC = one.scores_SC.copy()
+    if BACKGROUND in measured.labels:
+        scores_SC[:, measured.labels.index(BACKGROUND)] = -1
+    return scores_SC
+
+
+def measure(recognizer: Recognizer, videos: Sequence[LabelledVideo], *, threads: int = 1) -> Measured:
+    """Watches them all, so many at a time. Raises VideoError."""
+    model = recognizer.model
+    with ThreadPoolExecutor(threads) as pool:
+        watched = tqdm(
+            pool.map(lambda video: watch(recognizer, video), videos),
+            total=len(videos), desc=f"evaluate {model.name}", unit="video",
+        )  # fmt: skip
+        return Measured(tuple(model.labels), recognizer.segment * model.spec.clip_seconds, list(watched))
 
 
 def measure_falls(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
@@ -175,7 +307,8 @@ def measure_falls(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
     model = recognizer.model
     fall, answers = model.labels.index("Fall"), {}
     for clip in sorted(kinds):
-        scores_SC = score(recognizer, clips_of(folder / clip, model.spec)).scores_SC
+        video = LabelledVideo(folder / clip, clip, "test", None, (), ())
+        scores_SC = watch(recognizer, video).scores_SC
         answers[clip] = [model.labels[i] for i in scores_SC.argmax(1)]
     found = {clip: model.labels[fall] in labels for clip, labels in answers.items()}
     return {
@@ -191,18 +324,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path)
-    parser.add_argument(
-        "data", type=Path, help="a HomeSim data set, or a folder with segments.csv of real falls and daily life"
-    )
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    args = parser.parse_args()
-    model = Recognizer(checkpoint.read(args.model), threads=len(os.sched_getaffinity(0)))
-    if (args.data / "segments.csv").exists():
-        figures = measure_falls(model, args.data)
-    else:
-        figures = measure(model, [v for v in read_homesim(args.data) if v.split == args.split])
-    print(json.dumps(figures, indent=2))
+    parser.add_argument("model", type=Path, help="the model's folder")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    falls = kinds.add_parser("falls", help="real falls and daily life: clips and segments.csv")
+    falls.add_argument("folder", type=Path, metavar="DIR")
+    for name, kind in KINDS.items():
+        of = kinds.add_parser(name, help=(kind.__doc__ or "").splitlines()[0], description=kind.__doc__)
+        of.add_argument("folder", type=Path, metavar="DIR")
+        of.add_argument("--split", default="test", choices=SPLITS)
+        of.add_argument("--report", type=Path, metavar="FILE.html", help="write pictures and example timelines, too")
+        options_of(of, kind)
+    args = vars(parser.parse_args())
+    threads = len(os.sched_getaffinity(0))
+    model = Recognizer(checkpoint.read(args.pop("model")), threads=threads)
+    kind, folder = args.pop("kind"), args.pop("folder")
+    if kind == "falls":
+        print(json.dumps(measure_falls(model, folder), indent=2))
+        return
+    split, report = args.pop("split"), args.pop("report")
+    found = dataset(kind, folder, args).find()
+    measured = measure(model, among(found, split), threads=threads)
+    print(json.dumps(measured.figures(), indent=2))
+    if report is not None:
+        from pipelines.report import write_report
+
+        write_report(report, model.model, found.title, split, measured)
+
+
+def among(found: Found, split: str) -> list[LabelledVideo]:
+    """A split's videos. Raises BadDataset where it has none."""
+    if not (videos := found.of(split)):
+        raise BadDataset(f"{found.title} has no video in {split}")
+    return videos
 
 
 if __name__ == "__main__":

@@ -1,178 +1,176 @@
-"""Clips and features of a data set, kept on disk so that each video is decoded once and seen by a backbone once.
+"""Features once: `python -m pipelines.features CONFIG` extracts those of a data set by its configuration's backbone.
 
-    RUN/pixels/NAME.npy      the clips of one video as JPEGs: what the backbone trains on
-    RUN/features/KEY.npz     NAME -> float16[N, F], the features of all videos by the networks that have this key
+    CACHE/KEY/NAME-ID.npz    features float16[N, F] and times float64[N, 2] of one video's clips, from and to in seconds
 
-Clip i of a video covers the times from i * T / rate on: the videos of a data set have no gaps.
+KEY stands for backbone, weights and sampling, ID for the file (size and time of change) and the part of it that counts, so that another
+backbone, or a video that has changed, is extracted anew and nothing else is. A file is whole or not there: an extraction that was
+stopped, at any moment, goes on where it was, and several may share a cache.
 """
 
+import argparse
 import hashlib
-import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import groupby
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from models.spec import ClipSpec
-from pipelines.datasets import BadDataset, LabelledVideo
-from pipelines.decode import open_video
-from pipelines.sample import Clipper
+from pipelines import command
+from pipelines.backbone import OpenBackbone, open_backbone
+from pipelines.clips import clips_in
+from pipelines.config import BackboneChoice, BadConfig, read_config
+from pipelines.datasets import LabelledVideo, Problem
+from pipelines.device import Device, pick
+from pipelines.errors import VideoError
+from pipelines.frames import Clip
+
+BATCH = 8
+"""Clips that a backbone sees at a time: what is in memory, whatever a video's length."""
 
 
-def clips_of(path: Path, spec: ClipSpec) -> np.ndarray:
-    """All clips of a video, uint8[N, T, H, W, 3]. Raises VideoError."""
-    clipper, clips = Clipper(spec), []
-    with open_video(path, spec=spec) as video:
-        for frame, ticks in video:
-            clips += clipper.push(frame, ticks)
-    clips += clipper.flush()
-    return np.stack([clip.pixels() for clip in clips])
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """One video by a backbone."""
+
+    features_NF: np.ndarray
+    """float16[N, F]."""
+    times_N2: np.ndarray
+    """float64[N, 2]: each clip's start and end, in seconds from where the part begins that counts."""
 
 
-class StoredClips:
-    """The clips of one video, kept as JPEGs: a tenth of their size.
+class FeatureCache:
+    """The features of one backbone."""
 
-    NAME.npy has the bytes of all frames, NAME.ends.npy where each ends, int64[N, T].
-    """
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder / key
+        """Of this backbone's."""
 
-    QUALITY = 92
+    def path(self, video: LabelledVideo) -> Path:
+        """Where a video's features are, or would be. Raises OSError for a video that is not there."""
+        found = video.path.stat()
+        part = f"{found.st_size} {found.st_mtime_ns} {video.start!r} {video.end!r}"
+        return self.folder / f"{video.name}-{hashlib.sha256(part.encode()).hexdigest()[:12]}.npz"
 
-    def __init__(self, path: Path) -> None:
-        self._bytes = np.load(path, mmap_mode="r")
-        self._ends_NT = np.load(path.with_suffix(".ends.npy"))
+    def load(self, video: LabelledVideo) -> Seen:
+        with np.load(self.path(video)) as stored:
+            return Seen(stored["features_NF"], stored["times_N2"])
 
-    @classmethod
-    def store(cls, path: Path, clips: np.ndarray) -> None:
-        """Clips uint8[N, T, H, W, 3], RGB."""
-        encoded = [
-            cv2.imencode(".jpg", frame[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, cls.QUALITY))[1].ravel()
-            for clip in clips
-            for frame in clip
-        ]
-        np.save(path.with_suffix(".ends.npy"), np.cumsum([len(one) for one in encoded]).reshape(clips.shape[:2]))
-        part = path.with_suffix(".part.npy")
-        np.save(part, np.concatenate(encoded))
+    @staticmethod
+    def store(path: Path, seen: Seen) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part.npz")
+        np.savez(part, features_NF=seen.features_NF, times_N2=seen.times_N2)
         os.replace(part, path)
 
-    def __len__(self) -> int:
-        return len(self._ends_NT)
 
-    def __getitem__(self, clip: int) -> np.ndarray:
-        """uint8[T, H, W, 3]."""
-        starts = [int(self._ends_NT[clip - 1, -1]) if clip else 0, *self._ends_NT[clip, :-1]]
-        frames = [
-            np.asarray(cv2.imdecode(self._bytes[start:end], cv2.IMREAD_COLOR))
-            for start, end in zip(starts, self._ends_NT[clip], strict=True)
-        ]
-        return np.stack(frames)[..., ::-1]
+def extract(
+    videos: Sequence[LabelledVideo], backbone: BackboneChoice, folder: Path, *, processes: int, device: Device = "cpu"
+) -> tuple[FeatureCache, list[Problem]]:
+    """Extracts what is not in the cache, with so many processes; says which videos could not be decoded.
 
-
-def _cache_clips(path: Path, spec: ClipSpec, target: Path) -> None:
-    cv2.setNumThreads(1)
-    StoredClips.store(target, clips_of(path, spec))
-
-
-def cache_clips(videos: list[LabelledVideo], spec: ClipSpec, folder: Path, *, workers: int) -> dict[str, Path]:
-    """Decodes what is not yet in `folder`, with `workers` processes; returns the file of each video's clips.
-
-    Raises BadDataset where `folder` holds clips of another data set or for another backbone.
+    With a GPU the processes take turns on all there are. Raises BadCheckpoint, UnknownBackbone, WeightsUnavailable, BadWeights.
     """
-    origin = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
-    for data in sorted({video.path.parent.parent for video in videos}):
-        for name in ("homesim.json", "manifest.csv"):
-            origin.update((data / name).read_bytes() if (data / name).exists() else b"")
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "origin.txt"
-    if not note.exists():
-        note.write_text(origin.hexdigest())
-    if note.read_text() != origin.hexdigest():
-        raise BadDataset(f"{folder} holds the clips of another data set or for another backbone. Remove it.")
-    files = {video.name: folder / f"{video.name}.npy" for video in videos}
-    missing = [video for video in videos if not files[video.name].exists()]
-    for video in missing:
-        files[video.name].parent.mkdir(parents=True, exist_ok=True)
-    if missing:
-        # Not forked: a process that runs networks has threads, and what they hold locked would stay locked in a copy.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(_cache_clips, video.path, spec, files[video.name]) for video in missing]
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="decode", unit="video"):
-                job.result()
-    return files
+    cache = FeatureCache(folder, open_backbone(backbone, threads=1, device=device).key)
+    due = sorted((v for v in videos if not cache.path(v).exists()), key=lambda video: (str(video.path), video.start))
+    jobs = [
+        (path, [(video.name, video.start, video.end, cache.path(video)) for video in of])
+        for path, of in groupby(due, key=lambda video: video.path)
+    ]
+    problems: list[Problem] = []
+    if not jobs:
+        return cache, problems
+    # Not forked: a process that runs networks has threads, and what they hold locked would stay locked in a copy.
+    spawn = multiprocessing.get_context("spawn")
+    started = spawn.Value("i", 0)
+    with (
+        ProcessPoolExecutor(processes, spawn, _begin, (backbone, device, started)) as pool,
+        tqdm(total=len(due), initial=0, desc="features", unit="video") as bar,
+    ):
+        running = {pool.submit(_extract, path, parts): parts for path, parts in jobs}
+        try:
+            for job in as_completed(running):
+                problems += job.result()
+                bar.update(len(running[job]))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return cache, problems
 
 
-def some_clips(files: Sequence[Path], count: int = 400) -> list[np.ndarray]:
-    """One clip uint8[T, H, W, 3] of each of so many of the stored videos, the same ones each time."""
-    rng = np.random.default_rng(0)
-    chosen = [StoredClips(files[i]) for i in rng.choice(len(files), min(count, len(files)), replace=False)]
-    return [clips[int(rng.integers(len(clips)))] for clips in chosen]
+_opened: OpenBackbone
+"""In a process that extracts."""
 
 
-def second_look(clips: np.ndarray, name: str) -> np.ndarray:
-    """A video's clips as another camera in another light would have taken them, the same for all of the video.
+def _begin(backbone: BackboneChoice, device: Device, started: "Synchronized[int]") -> None:
+    global _opened
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    if device == "cuda":
+        import torch
 
-    uint8[N, T, H, W, 3] to the same; which camera and light follows from the video's name.
-    """
-    rng = np.random.default_rng(list(name.encode()))
-    N, T, H, W, _ = clips.shape
-    share = rng.uniform(0.86, 1.0)
-    h, w = round(H * share), round(W * share)
-    y, x = int(rng.integers(H - h + 1)), int(rng.integers(W - w + 1))
-    gain, balance = rng.uniform(0.75, 1.25), rng.uniform(0.92, 1.08, 3)
-    table = np.arange(256)[:, None] * gain * balance + (1 - gain) * 115 + rng.uniform(-20, 20)
-    table = table.clip(0, 255).astype(np.uint8)
-    out = np.empty_like(clips)
-    for n in range(N):
-        for t in range(T):
-            frame = cv2.resize(clips[n, t, y : y + h, x : x + w], (W, H), interpolation=cv2.INTER_LINEAR)[:, ::-1]
-            out[n, t] = cv2.LUT(np.ascontiguousarray(frame), table[:, None, :])
-    return out
+        torch.cuda.set_device(number % torch.cuda.device_count())
+    _opened = open_backbone(backbone, threads=1, device=device)
 
 
-def cache_features(
-    features: Callable[[np.ndarray], np.ndarray],
-    key: str,
-    files: dict[str, Path],
-    folder: Path,
-    *,
-    threads: int,
-    batch: int = 32,
-    second: bool = False,
-) -> dict[str, np.ndarray]:
-    """Features float32[N, F] of each video's clips, from the cache or by `features`; with `second`, of its second look.
+def _extract(path: Path, parts: Sequence[tuple[str, float, float, Path]]) -> list[Problem]:
+    """All parts of one video; what cannot be decoded is told, not raised."""
+    waiting: list[tuple[int, Clip]] = []
+    features: list[list[np.ndarray]] = [[] for _ in parts]
+    times: list[list[tuple[float, float]]] = [[] for _ in parts]
 
-    features: clips uint8[N, T, H, W, 3] to float32[N, F], called by so many threads at the same time. key: tells it from others.
-    """
-    target = folder / f"{key}{'-second' if second else ''}.npz"
-    known: dict[str, np.ndarray] = {}
-    if target.exists():
-        with np.load(target) as stored:
-            known = {name: stored[name] for name in stored.files}
+    def look() -> None:
+        for (number, clip), feature_F in zip(waiting, _opened.look([clip.frames for _, clip in waiting]), strict=True):
+            features[number].append(feature_F.astype(np.float16))
+            times[number].append((clip.start, clip.end))
+        waiting.clear()
 
-    def look(name: str) -> tuple[str, np.ndarray]:
-        stored_clips, parts = StoredClips(files[name]), []
-        for start in range(0, len(stored_clips), batch):
-            clips = np.stack([stored_clips[i] for i in range(start, min(start + batch, len(stored_clips)))])
-            parts.append(features(second_look(clips, name) if second else clips))
-        return name, np.concatenate(parts).astype(np.float16)
+    try:
+        for one in clips_in(path, _opened.spec, [(start, end) for _, start, end, _ in parts]):
+            waiting.append(one)
+            if len(waiting) == BATCH:
+                look()
+        if waiting:
+            look()
+    except VideoError as error:
+        return [Problem("unreadable", name, str(error)) for name, *_ in parts]
+    problems = []
+    for (name, start, _, target), found, when in zip(parts, features, times, strict=True):
+        if found:
+            FeatureCache.store(target, Seen(np.stack(found), np.array(when)))
+        else:
+            problems.append(Problem("bad_span", name, f"the video ends before {start:g} s, where the part begins"))
+    return problems
 
-    if missing := [name for name in files if name not in known]:
-        with ThreadPoolExecutor(threads) as pool:
-            jobs = [pool.submit(look, name) for name in missing]
-            for job in tqdm(
-                as_completed(jobs),
-                total=len(jobs),
-                desc="features, second look" if second else "features",
-                unit="video",
-            ):
-                name, found = job.result()
-                known[name] = found
-        folder.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part.npz")
-        np.savez(part, **known)  # type: ignore[arg-type]
-        os.replace(part, target)
-    return {name: known[name].astype(np.float32) for name in files}
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="of a training: its data, backbone and cache")
+    parser.add_argument("--processes", type=command.count, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    args = parser.parse_args()
+    config = read_config(args.config)
+    if config.backbone.training is not None:
+        raise BadConfig(
+            f"{args.config}: its backbone is still to be trained; `python -m pipelines.train` extracts then"
+        )
+    found = config.data.find()
+    cache, problems = extract(
+        found.videos, config.backbone, config.features, processes=args.processes, device=pick(args.device)
+    )
+    for problem in (*found.problems, *problems):
+        print(problem)
+    print(f"features of {len(found.videos) - len(problems)} of {len(found.videos)} videos are in {cache.folder}")
+    config.data.accept(replace(found, problems=[*found.problems, *problems]))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -29,7 +29,7 @@ from models import checkpoint
 from models.small import SmallBackbone
 from models.spec import ClipSpec
 from pipelines import command, graphs
-from pipelines.features import clips_of
+from pipelines.clips import clips_of
 from pipelines.frames import Pixels
 from pipelines.onnx_weights import strip
 from pipelines.runtime import halves, look, planes

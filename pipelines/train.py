@@ -1,7 +1,8 @@
 """`python -m pipelines.train CONFIG`: from a data set to a model with its card.
 
-First the backbone on clips, then its features once, then the CRT on them; and the same CRT with the writer `none`, which
-forgets, to measure what the memory is worth. Every stage resumes where it stopped, and starts anew with --fresh.
+First the backbone, trained on the data set's clips or taken as it is, then its features once, then the CRT on them; and the same CRT
+with the writer `none`, which forgets, to measure what the memory is worth. Every stage resumes where it stopped, and starts
+anew with --fresh.
 """
 
 import argparse
@@ -10,37 +11,36 @@ import hashlib
 import json
 import logging
 import platform
-import subprocess
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models import checkpoint
+from models.base import Backbone
 from models.heads import VideoClassifier
-from models.small import SPEC, SmallBackbone
+from models.small import SPEC
+from models.spec import ClipSpec
 from pipelines import command, evaluate, graphs
-from pipelines.card import card_text
+from pipelines.backbone import described, ready
+from pipelines.card import card_text, commit, make_card
+from pipelines.clips import cache_clips, cache_features, some_clips
 from pipelines.config import Config, read_config
-from pipelines.datasets import BACKGROUND, LabelledVideo, read_homesim
-from pipelines.features import cache_clips, cache_features, some_clips
-from pipelines.homesim.make import VERSION
+from pipelines.datasets import BACKGROUND, SPLITS, Found
+from pipelines.features import Seen, extract
 from pipelines.onnx_weights import strip
 from pipelines.quantize import quantize
 from pipelines.recognizer import Recognizer
+from pipelines.report import write_report
 from pipelines.runtime import OnnxSmall
 from pipelines.train_backbone import train_backbone
-from pipelines.train_crt import label_set, train_crt, train_data
+from pipelines.train_crt import sequences, train_crt
 
 log = logging.getLogger(__name__)
 STAGES = ("backbone", "features", "crt", "evaluate")
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def plot_gap(gru: dict[str, Any], none: dict[str, Any], path: Path) -> None:
@@ -65,6 +65,64 @@ def plot_gap(gru: dict[str, Any], none: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A backbone that has seen all videos."""
+
+    backbone: Backbone
+    graphs: Mapping[str, bytes]
+    """To run in its place, if there are any."""
+    half: bool
+    """Whether its weights are stored in half precision, which loses nothing more then."""
+    about: dict[str, str]
+    """For the card: what it is and its arithmetic."""
+    seen: dict[str, Seen]
+    """By video."""
+    again: dict[str, Seen]
+    """Some once more, by another camera in another light."""
+
+
+def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
+    """Trains the backbone or takes the one that is asked for, and extracts its features.
+
+    Of the data set, what could not be decoded is left out.
+    """
+    if config.backbone.training is None:
+        cache, problems = extract(found.videos, config.backbone, config.features, processes=config.threads)
+        bad = {problem.what for problem in problems}
+        kept = [video for video in found.videos if video.name not in bad]
+        found = config.data.accept(replace(found, videos=kept, problems=[*found.problems, *problems]))
+        backbone, graphs, half = ready(config.backbone, config.threads)
+        about = {"backbone": described(config.backbone), "integers": "as the backbone came"}
+        return found, Prepared(backbone, graphs, half, about, {v.name: cache.load(v) for v in kept}, {})
+    files = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+    backbone = train_backbone(config, found.videos, files)
+    backbone.half().float()  # as it will be stored
+    # The CRT learns from what it will see: features in the integers that will serve.
+    integers = quantize(backbone, some_clips([files[v.name] for v in found.of("train")]))
+    look = OnnxSmall(integers, threads=config.threads)
+    key = hashlib.sha256(b"".join(integers.values())).hexdigest()[:16]
+    features = cache_features(look, key, files, config.features, threads=config.threads)
+    # Days are few, and each is long: one that is also seen by another camera in another light counts for two.
+    days = {v.name: files[v.name] for v in found.of("train") if v.label is None}
+    others = cache_features(look, key, days, config.features, threads=config.threads, second=True)
+    start = torch.load(config.run / "backbone.pt", weights_only=True).get("start")
+    about = {
+        "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints where the data set knows them"
+        + (f"; begun with the weights of {start}" if start else ""),
+        "integers": "convolutions of the backbone in 8 bits (static, per channel), ranges from clips of the training split",
+    }  # fmt: skip
+    return found, Prepared(backbone, integers, True, about, timed(features, SPEC), timed(others, SPEC))
+
+
+def timed(features: dict[str, np.ndarray], spec: ClipSpec) -> dict[str, Seen]:
+    """Of videos without gaps: clip i is from i to i + 1 clips' lengths."""
+    return {
+        name: Seen(found, np.arange(len(found))[:, None] * spec.clip_seconds + (0, spec.clip_seconds))
+        for name, found in features.items()
+    }
+
+
 def run(
     config: Config,
     *,
@@ -78,106 +136,75 @@ def run(
     torch.set_num_threads(config.threads)
     (config.run / "config.json").write_text(config.model_dump_json(indent=2))
     (config.run / "code.json").write_text(
-        json.dumps({"commit": _commit(), "torch": torch.__version__, "python": platform.python_version()})
+        json.dumps({"commit": commit(), "torch": torch.__version__, "python": platform.python_version()})
     )
-    videos = read_homesim(config.data)
-    files = cache_clips(videos, SPEC, config.run / "pixels", workers=config.threads)
-    backbone = train_backbone(config, videos, files)
+    found = config.data.find()
     if until == "backbone":
+        if config.backbone.training is not None:
+            files = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+            train_backbone(config, found.videos, files)
         return {}
-    backbone.half().float()  # as it will be stored
-    # The CRT learns from what it will see: features in the integers that will serve.
-    integers = quantize(backbone, some_clips([files[v.name] for v in videos if v.split == "train"]))
-    look = OnnxSmall(integers, threads=config.threads)
-    key = hashlib.sha256(b"".join(integers.values())).hexdigest()[:16]
-    features = cache_features(look, key, files, config.run / "features", threads=config.threads)
-    # Days are few, and each is long: one that is also seen by another camera in another light counts for two.
-    again = {v.name: files[v.name] for v in videos if v.split == "train" and v.label is None}
-    others = cache_features(look, key, again, config.run / "features", threads=config.threads, second=True)
+    found, prepared = prepare(config, found)
+    for problem in found.problems:
+        log.warning("%s", problem)
     if until == "features":
         return {}
-    labels = label_set(videos)
-    data = train_data(videos, features, labels, SPEC.clip_seconds)
+    labels = [BACKGROUND, *found.classes]
+    data = {split: sequences(found.of(split), prepared.seen, labels) for split in SPLITS}
+    again = sequences([v for v in found.of("train") if v.name in prepared.again], prepared.again, labels)
+    others = {sequence.name: sequence.features for sequence in again}
     data["train"] = [replace(s, second=others.get(s.name)) for s in data["train"]]
     classifier = train_crt(config, data, labels)
     plain = config.model_copy(update={"crt": config.crt.model_copy(update={"writer": "none"})})
     forgetful = train_crt(plain, data, labels)
     if until == "crt":
         return {}
-    held_out = [v for v in videos if v.split == "test"]
     target = output or config.run / "model"
     measured: dict[str, Any] = {}
     for name, trained, folder in (
         ("without", forgetful, config.run / "model-none"),
         ("with", classifier, config.run / "model"),
     ):
-        # Measured is what was stored: half-precision weights and the backbone in integers, loaded again.
-        save_model(config, backbone, trained, labels, {}, integers, folder)
-        measured[name] = evaluate.measure(Recognizer(checkpoint.load(folder), threads=config.threads), held_out)
+        # Measured is what was stored: weights and graphs as they will serve, loaded again.
+        save_model(config, prepared, trained, labels, {}, folder)
+        recognizer = Recognizer(checkpoint.load(folder), threads=config.threads)
+        answers = evaluate.measure(recognizer, found.of("test"), threads=config.threads)
+        measured[name] = answers.figures()
     for name, value in measured["with"].items():
         if not isinstance(value, list | dict):
             log.info("%-30s %8s   writer none %8s", name, value, measured["without"][name])
-    card = make_card(config, videos, measured["with"], measured["without"])
+    card = make_card(config, found, prepared.about, measured["with"], measured["without"])
     if homes is not None:
         card["accuracy"]["real_homes"] = evaluate.measure_falls(
             Recognizer(checkpoint.load(config.run / "model"), threads=config.threads), homes
         )
         log.info("real homes: %s", card["accuracy"]["real_homes"])
     (config.run / "card.json").write_text(json.dumps(card, indent=2))
-    save_model(config, backbone, classifier, labels, card, integers, target)
+    save_model(config, prepared, classifier, labels, card, target)
     (target / "README.md").write_text(card_text(config.name, tuple(labels), card))
-    if plot is not None:
+    if plot is not None and "drinks_by_gap" not in measured["with"]:
+        log.warning("%s is not drawn: the test split has no drinks whose container was to be seen before", plot)
+    elif plot is not None:
         plot_gap(measured["with"], measured["without"], plot)
-    log.info("the model is in %s", target)
+    write_report(config.run / "report.html", checkpoint.read(target), found.title, "test", answers)
+    log.info("the model is in %s, pictures of what it says in %s", target, config.run / "report.html")
     return card
-
-
-def make_card(
-    config: Config, videos: list[LabelledVideo], measured: dict[str, Any], without: dict[str, Any]
-) -> dict[str, Any]:
-    """Data, method and measured accuracy, as served by GET /v1/model."""
-    start = torch.load(config.run / "backbone.pt", weights_only=True).get("start")
-    counts = {
-        split: {
-            "trimmed": sum(v.split == split and v.label is not None for v in videos),
-            "untrimmed": sum(v.split == split and v.label is None for v in videos),
-        }
-        for split in ("train", "validation", "test")
-    }  # fmt: skip
-    return {
-        "summary": "Knows simulated homes only: trained on HomeSim, never on pictures of real people.",
-        "data": {
-            "name": f"HomeSim, version {VERSION}", "command": f"python -m pipelines.homesim make {config.data}", "videos": counts,
-            "held_out": "The test's people, rooms and stretch of wall for the camera (c02) appear in no training video. Every other "
-            "room is mirrored, in training and test alike, so that in those other cameras have hung across from c02.",
-        },
-        "method": {
-            "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints that HomeSim knows"
-            + (f"; begun with the weights of {start}" if start else ""),
-            "crt": f"{config.crt.layers} layers, width {config.crt.width}, memory {config.crt.memory}, "
-            f"reader {config.crt.reader}, writer {config.crt.writer}; "
-            f"backpropagation through time over {config.crt.unroll} segments",
-            "integers": "convolutions of the backbone in 8 bits (static, per channel), ranges from clips of the training split",
-            "command": "python -m pipelines.train configs/bundled.yaml", "seed": config.seed, "commit": _commit(),
-            "date": datetime.now(UTC).date().isoformat(),
-        },
-        "accuracy": {"test": measured, "test_without_memory": without},
-    }  # fmt: skip
 
 
 def save_model(
     config: Config,
-    backbone: SmallBackbone,
+    prepared: Prepared,
     classifier: VideoClassifier,
     labels: list[str],
     card: dict[str, Any],
-    integers: dict[str, bytes],
     folder: Path,
 ) -> None:
-    weights = checkpoint.weights_of(backbone, classifier, half=True)
-    made = integers | {"classify": graphs.classify(copy.deepcopy(classifier).half().float())}
+    """The classifier's weights go to the file as the backbone's do; so do those in its graph."""
+    weights = checkpoint.weights_of(prepared.backbone, classifier, half=prepared.half)
+    stored = copy.deepcopy(classifier)
+    made = {**prepared.graphs, "classify": graphs.classify(stored.half().float() if prepared.half else stored)}
     checkpoint.save(
-        folder, backbone, classifier, name=config.name, labels=labels, background=BACKGROUND, card=card, half=True,
+        folder, prepared.backbone, classifier, name=config.name, labels=labels, background=BACKGROUND, card=card, half=prepared.half,
         graphs={name: strip(graph, weights) for name, graph in made.items()},
     )  # fmt: skip
 

@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from models import checkpoint, networks
 from models.small import CLOSER, SIDES, SPEC, Light, Reading, SmallBackbone
+from pipelines.clips import StoredClips
 from pipelines.config import Config, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
-from pipelines.features import StoredClips
 from pipelines.homesim.scenario import PAIRS, POSE_JOINTS, POSE_RATE
 
 log = logging.getLogger(__name__)
@@ -272,7 +272,8 @@ def visible_labels(videos: list[LabelledVideo]) -> list[str]:
 
 def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str, Path]) -> SmallBackbone:
     """Trains, or goes on where an earlier run stopped, and returns the averaged backbone."""
-    options = config.backbone
+    options = config.backbone.training
+    assert options is not None
     state_file = config.run / "backbone.pt"
     labels = visible_labels(videos)
     tables = {

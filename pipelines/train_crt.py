@@ -8,7 +8,7 @@ Shapes: B lanes, S segments, L clips in a segment, F feature width, M memory wid
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,8 @@ from tqdm import tqdm
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from pipelines.config import Config, CrtTraining, same_options
-from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
+from pipelines.datasets import LabelledVideo, label_at
+from pipelines.features import Seen
 
 log = logging.getLogger(__name__)
 IGNORE = -100
@@ -41,21 +42,14 @@ class Sequence:
     """float32[N, F]: features of the same video seen by another camera in another light, if there are any."""
 
 
-def sequences(
-    videos: list[LabelledVideo], features: dict[str, np.ndarray], labels: list[str], clip_seconds: float
-) -> list[Sequence]:
-    """The videos' features with their labels, clip by clip."""
+def sequences(videos: Iterable[LabelledVideo], seen: Mapping[str, Seen], labels: list[str]) -> list[Sequence]:
+    """The videos' features, with the label of each clip's middle."""
     made = []
     for video in videos:
-        found = features[video.name]
-        targets = np.array([labels.index(label_at(video.spans, (i + 0.5) * clip_seconds)) for i in range(len(found))])
-        made.append(Sequence(video.name, found, targets, video.label is not None))
+        one = seen[video.name]
+        targets = np.array([labels.index(label_at(video.spans, time)) for time in one.times_N2.mean(1)])
+        made.append(Sequence(video.name, one.features_NF.astype(np.float32), targets, video.label is not None))
     return made
-
-
-def label_set(videos: list[LabelledVideo]) -> list[str]:
-    """All labels in use, background first."""
-    return [BACKGROUND, *sorted({span.label for video in videos for span in video.spans} - {BACKGROUND})]
 
 
 @dataclass(slots=True)
@@ -242,13 +236,3 @@ def train_crt(
         os.replace(part, state_file)
     writer.close()
     return average
-
-
-def train_data(
-    videos: list[LabelledVideo], features: dict[str, np.ndarray], labels: list[str], clip_seconds: float
-) -> dict[str, list[Sequence]]:
-    """Sequences by split."""
-    return {
-        split: sequences([v for v in videos if v.split == split], features, labels, clip_seconds)
-        for split in ("train", "validation", "test")
-    }

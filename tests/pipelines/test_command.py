@@ -19,7 +19,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     ("words", "code", "status"),
     [
         (("pipelines.train", "nowhere.yaml"), "config_bad", 1),
-        (("pipelines.evaluate", "nowhere", "nowhere"), "checkpoint_bad", 1),
+        (("pipelines.evaluate", "nowhere", "homesim", "nowhere"), "checkpoint_bad", 1),
         (("pipelines.label", "nowhere.mp4"), "video_unreadable", 1),
         (("pipelines.label", "examples/kitchen.mp4", "--threads", "-3"), "at least 1", 2),
         (("pipelines.homesim", "make", "nowhere", "--size", "big"), "a size like 320x240", 2),

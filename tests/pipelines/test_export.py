@@ -15,7 +15,7 @@ from models.backbones import create_backbone
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from pipelines import export, graphs
-from pipelines.features import clips_of
+from pipelines.clips import clips_of
 from pipelines.label import BUNDLED
 
 ROOT = Path(__file__).parents[2]

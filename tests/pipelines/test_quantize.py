@@ -17,7 +17,7 @@ from models.errors import BadCheckpoint
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
 from pipelines import graphs
-from pipelines.features import clips_of
+from pipelines.clips import clips_of
 from pipelines.label import BUNDLED
 from pipelines.quantize import quantize
 from pipelines.recognizer import Recognizer

@@ -12,7 +12,7 @@ from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from models.small import SPEC
 from pipelines import graphs, runtime
-from pipelines.features import clips_of
+from pipelines.clips import clips_of
 from pipelines.label import BUNDLED
 from pipelines.onnx_weights import fill
 from pipelines.recognizer import Recognizer

@@ -2,48 +2,25 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from models import checkpoint
 from models.small import SPEC
-from pipelines import evaluate, train_backbone
+from pipelines import train_backbone
+from pipelines.clips import StoredClips, cache_clips, second_look
 from pipelines.config import BadConfig, Config, read_config
-from pipelines.datasets import BadDataset, LabelledVideo, Span, read_homesim
-from pipelines.features import StoredClips, cache_clips, second_look
+from pipelines.datasets import BadDataset, read_homesim
 from pipelines.homesim.make import make
 from pipelines.homesim.scenario import POSE_JOINTS, Recording
-from pipelines.train import run
+from pipelines.train import plot_gap, run
 from pipelines.train_backbone import by_side
 from pipelines.train_crt import IGNORE, Sequence, chunks, predict_all, segment_targets, train_crt
 
-LABELS = ["Background", "Drink.Fromcup", "Drink.Fromglass", "Walk"]
-
-
-def untrimmed(spans, visible=()):
-    from pathlib import Path
-
-    return LabelledVideo(Path("x.mp4"), "untrimmed/x", "test", None, tuple(spans), tuple(visible))
-
-
-def one_hot(*labels):
-    return np.eye(len(LABELS))[[LABELS.index(label) for label in labels]]
-
-
-def test_every_moment_has_the_label_of_its_clip():
-    """Half a clip wrong is half a clip's time wrong; what no span covers is background."""
-    video = untrimmed([Span(0.0, 3.0, "Walk")])
-    right, all_ = evaluate.frame_accuracy(video, one_hot("Walk", "Walk", "Background"), LABELS, 2.0)
-    assert all_ == 150
-    assert right == 125
-
-
-def test_a_clips_label_is_the_best_mean_without_background():
-    """Longer segments weigh more."""
-    scores = np.array([[0.9, 0.05, 0.05, 0.0], [0.5, 0.0, 0.1, 0.4]])
-    assert evaluate.clip_label(scores, LABELS) == "Walk"
-    assert evaluate.clip_label(scores, LABELS, [40, 1]) == "Drink.Fromglass"
+HOME = {"kind": "homesim", "folder": "."}
+BACKBONE = {"training": {}}
 
 
 def test_joints_are_told_by_the_side_on_which_they_are_seen():
@@ -56,26 +33,6 @@ def test_joints_are_told_by_the_side_on_which_they_are_seen():
     assert told[4].tolist() == [np.float32(x) for x in (0.8, 0.1, 1.0)]
     assert np.isnan(told[5:7]).all()
     assert (told[:3] == 0).all()
-
-
-def test_mean_class_accuracy_counts_every_class_alike():
-    """One of two classes right on its only clip, the other on none of three."""
-    mean, shares = evaluate.mean_class_accuracy(["Walk", "Fall", "Fall", "Fall"], ["Walk", "Walk", "Walk", "Enter"])
-    assert mean == 0.5
-    assert shares == {"Walk": 1.0, "Fall": 0.0}
-
-
-def test_drinks_are_sorted_by_the_time_since_the_container_was_seen():
-    """The nearest fetching before the drink counts; only the container is judged."""
-    video = untrimmed(
-        [Span(20.0, 24.0, "Drink.Fromcup"), Span(40.0, 44.0, "Drink.Fromglass")],
-        [Span(2.0, 6.0, "Take.Cup"), Span(30.0, 32.0, "Take.Glass")],
-    )
-    scores = np.tile([0.7, 0.2, 0.1, 0.0], (25, 1))
-    points = {p.low: (p.drinks, p.right) for p in evaluate.drinks_by_gap([video], [scores], LABELS, 2.0)}
-    assert points[10] == (1, 1)
-    assert points[5] == (1, 0)
-    assert sum(p[0] for p in points.values()) == 2
 
 
 def test_a_segments_target_is_its_most_frequent_label():
@@ -106,7 +63,7 @@ def test_training_teaches_the_memory_what_to_keep(tmp_path, writer, low, high):
         "width": 32, "memory": 32, "layers": 1, "heads": 2, "hidden": 64, "writer": writer, "epochs": 30, "lanes": 8, "unroll": 12,
         "learning_rate": 5e-3, "feature_noise": 0.0, "dropout": 0.0,
     }  # fmt: skip
-    config = Config(data=tmp_path, run=tmp_path, name="t", crt=crt)
+    config = Config(data=HOME, run=tmp_path, name="t", backbone=BACKBONE, crt=crt)
     data = {"train": recall_task(rng, 96), "validation": recall_task(rng, 8)}
     classifier = train_crt(config, data, ["Background", "A", "B"])
     held_out = recall_task(rng, 64)
@@ -120,7 +77,7 @@ def test_training_teaches_the_memory_what_to_keep(tmp_path, writer, low, high):
 def test_an_epoch_shows_every_clip_once_and_starts_each_video_afresh():
     """Whatever the lanes; cut from the first clip on."""
     data = [Sequence(str(n), np.full((n, 2), n, np.float32), np.full(n, n % 3), False) for n in (3, 8, 9, 17)]
-    options = Config(data=".", run=".", name="t", crt={"lanes": 3, "unroll": 2}).crt
+    options = Config(data=HOME, run=".", name="t", backbone=BACKBONE, crt={"lanes": 3, "unroll": 2}).crt
     seen, fresh = [], 0
     for chunk in chunks(data, options, np.random.default_rng(1), shift=False):
         seen += chunk.features_SBLF[chunk.mask_SBL][:, 0].tolist()
@@ -139,13 +96,13 @@ def test_the_whole_run_makes_a_model_and_resumes(tmp_path):
     list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
     path = tmp_path / "tiny.yaml"
     path.write_text(
-        f"data: {tmp_path / 'data'}\nrun: {tmp_path / 'run'}\nname: tiny\nthreads: 1\n"
-        "backbone: {steps: 2, batch: 4, checkpoint_every: 2}\ncrt: {epochs: 1, lanes: 2, width: 32, memory: 16, hidden: 32}\n"
+        f"data: {{kind: homesim, folder: {tmp_path / 'data'}}}\nrun: {tmp_path / 'run'}\nname: tiny\nthreads: 1\n"
+        "backbone: {training: {steps: 2, batch: 4, checkpoint_every: 2}}\ncrt: {epochs: 1, lanes: 2, width: 32, memory: 16, hidden: 32}\n"
     )
-    card = run(read_config(path), plot=tmp_path / "gap.png")
+    card = run(read_config(path))
     assert card["accuracy"]["test"]["trimmed_clips"] == 1
     assert 0 <= card["accuracy"]["test"]["untrimmed_frame_accuracy"] <= 1
-    assert (tmp_path / "gap.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "report.html").read_text().count("<img") >= 4
     model = checkpoint.load(tmp_path / "run" / "model")
     assert model.labels[0] == model.background == "Background"
     assert model.card["data"]["videos"]["train"] == {"trimmed": 1, "untrimmed": 1}
@@ -154,13 +111,23 @@ def test_the_whole_run_makes_a_model_and_resumes(tmp_path):
     assert checkpoint.load(tmp_path / "second").digest == model.digest
 
 
+def test_drinks_over_the_gap_are_drawn(tmp_path):
+    """With and without memory."""
+    points = [
+        {"low": 0, "high": 5, "drinks": 3, "accuracy": 1.0},
+        {"low": 20, "high": 30, "drinks": 2, "accuracy": 0.5},
+    ]
+    plot_gap({"drinks_by_gap": points}, {"drinks_by_gap": points[:1]}, tmp_path / "gap.png")
+    assert cv2.imread(str(tmp_path / "gap.png")).std() > 10
+
+
 def test_a_configuration_with_a_wrong_value_names_file_and_field(tmp_path):
     """As does one with an unknown field."""
     path = tmp_path / "c.yaml"
-    path.write_text("data: a\nrun: b\nname: c\nbackbone: {steps: 0}\n")
-    with pytest.raises(BadConfig, match=r"c\.yaml: backbone\.steps"):
+    path.write_text("data: {kind: homesim, folder: a}\nrun: b\nname: c\nbackbone: {training: {steps: 0}}\n")
+    with pytest.raises(BadConfig, match=r"c\.yaml: backbone\.training\.steps"):
         read_config(path)
-    path.write_text("data: a\nrun: b\nname: c\nstep: 3\n")
+    path.write_text("data: {kind: homesim, folder: a}\nrun: b\nname: c\nstep: 3\n")
     with pytest.raises(BadConfig, match="step"):
         read_config(path)
 
@@ -174,7 +141,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkey
 
     def train(name, steps=4):
         options = {"steps": steps, "batch": 4, "checkpoint_every": 2, "bf16": False}
-        config = Config(data=tmp_path / "data", run=tmp_path / name, name="t", threads=1, backbone=options)
+        config = Config(data=HOME, run=tmp_path / name, name="t", threads=1, backbone={"training": options})
         config.run.mkdir(exist_ok=True)
         return train_backbone.train_backbone(config, videos, files)
 

@@ -1,0 +1,213 @@
+"""Clips of short videos kept on disk, to train a backbone on, and their features, so that each video is decoded once.
+
+What only needs features has features.py.
+
+    RUN/pixels/NAME.npy      the clips of one video as JPEGs: what the backbone trains on
+    RUN/features/KEY.npz     NAME -> float16[N, F], the features of all videos by the networks that have this key
+
+Clip i of a video covers the times from i * T / rate on: the videos of a data set have no gaps.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from models.spec import ClipSpec
+from pipelines.datasets import BadDataset, LabelledVideo
+from pipelines.decode import open_video
+from pipelines.frames import Clip, Frame
+from pipelines.sample import Clipper
+
+
+def clips_of(path: Path, spec: ClipSpec) -> np.ndarray:
+    """All clips of a video, uint8[N, T, H, W, 3]. Raises VideoError."""
+    clipper, clips = Clipper(spec), []
+    with open_video(path, spec=spec) as video:
+        for frame, ticks in video:
+            clips += clipper.push(frame, ticks)
+    clips += clipper.flush()
+    return np.stack([clip.pixels() for clip in clips])
+
+
+def frames_in(path: Path, spec: ClipSpec, parts: Sequence[tuple[float, float]]) -> Iterator[tuple[int, Frame, int]]:
+    """The sampled frames of a video's parts in one pass: the number of the part, the frame, and how many ticks it fills.
+
+    A part is start <= time < end in seconds from the first frame. A frame's time is that of its last tick on the sampling grid, which
+    of each part begins at 0 with its first frame. Parts may overlap. Raises VideoError.
+    """
+    first: list[int | None] = [None] * len(parts)
+    origin = None
+    with open_video(path, spec=spec) as video:
+        for frame, ticks in video:
+            origin = frame.time if origin is None else origin
+            time, newest = frame.time - origin, video.sampler.next_tick - 1
+            for number, (start, end) in enumerate(parts):
+                if start <= time < end:
+                    began = newest if (known := first[number]) is None else known
+                    yield number, Frame(frame.pixels, (newest - began) / spec.rate), 1 if known is None else ticks
+                    first[number] = began
+            if all(time >= end for _, end in parts):
+                return
+
+
+def clips_in(path: Path, spec: ClipSpec, parts: Sequence[tuple[float, float]]) -> Iterator[tuple[int, Clip]]:
+    """The clips of a video's parts in one pass, each with the number of its part, in order of time. Raises VideoError."""
+    clippers = [Clipper(spec) for _ in parts]
+    for number, frame, ticks in frames_in(path, spec, parts):
+        for clip in clippers[number].push(frame, ticks):
+            yield number, clip
+    for number, clipper in enumerate(clippers):
+        for clip in clipper.flush():
+            yield number, clip
+
+
+class StoredClips:
+    """The clips of one video, kept as JPEGs: a tenth of their size.
+
+    NAME.npy has the bytes of all frames, NAME.ends.npy where each ends, int64[N, T].
+    """
+
+    QUALITY = 92
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = np.load(path, mmap_mode="r")
+        self._ends_NT = np.load(path.with_suffix(".ends.npy"))
+
+    @classmethod
+    def store(cls, path: Path, clips: np.ndarray) -> None:
+        """Clips uint8[N, T, H, W, 3], RGB."""
+        encoded = [
+            cv2.imencode(".jpg", frame[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, cls.QUALITY))[1].ravel()
+            for clip in clips
+            for frame in clip
+        ]
+        np.save(path.with_suffix(".ends.npy"), np.cumsum([len(one) for one in encoded]).reshape(clips.shape[:2]))
+        part = path.with_suffix(".part.npy")
+        np.save(part, np.concatenate(encoded))
+        os.replace(part, path)
+
+    def __len__(self) -> int:
+        return len(self._ends_NT)
+
+    def __getitem__(self, clip: int) -> np.ndarray:
+        """uint8[T, H, W, 3]."""
+        starts = [int(self._ends_NT[clip - 1, -1]) if clip else 0, *self._ends_NT[clip, :-1]]
+        frames = [
+            np.asarray(cv2.imdecode(self._bytes[start:end], cv2.IMREAD_COLOR))
+            for start, end in zip(starts, self._ends_NT[clip], strict=True)
+        ]
+        return np.stack(frames)[..., ::-1]
+
+
+def _cache_clips(path: Path, spec: ClipSpec, target: Path) -> None:
+    cv2.setNumThreads(1)
+    StoredClips.store(target, clips_of(path, spec))
+
+
+def cache_clips(videos: list[LabelledVideo], spec: ClipSpec, folder: Path, *, workers: int) -> dict[str, Path]:
+    """Decodes what is not yet in `folder`, with `workers` processes; returns the file of each video's clips.
+
+    Raises BadDataset where `folder` holds clips of another data set or for another backbone.
+    """
+    origin = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+    for data in sorted({video.path.parent.parent for video in videos}):
+        for name in ("homesim.json", "manifest.csv"):
+            origin.update((data / name).read_bytes() if (data / name).exists() else b"")
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "origin.txt"
+    if not note.exists():
+        note.write_text(origin.hexdigest())
+    if note.read_text() != origin.hexdigest():
+        raise BadDataset(f"{folder} holds the clips of another data set or for another backbone. Remove it.")
+    files = {video.name: folder / f"{video.name}.npy" for video in videos}
+    missing = [video for video in videos if not files[video.name].exists()]
+    for video in missing:
+        files[video.name].parent.mkdir(parents=True, exist_ok=True)
+    if missing:
+        # Not forked: a process that runs networks has threads, and what they hold locked would stay locked in a copy.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = [pool.submit(_cache_clips, video.path, spec, files[video.name]) for video in missing]
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="decode", unit="video"):
+                job.result()
+    return files
+
+
+def some_clips(files: Sequence[Path], count: int = 400) -> list[np.ndarray]:
+    """One clip uint8[T, H, W, 3] of each of so many of the stored videos, the same ones each time."""
+    rng = np.random.default_rng(0)
+    chosen = [StoredClips(files[i]) for i in rng.choice(len(files), min(count, len(files)), replace=False)]
+    return [clips[int(rng.integers(len(clips)))] for clips in chosen]
+
+
+def second_look(clips: np.ndarray, name: str) -> np.ndarray:
+    """A video's clips as another camera in another light would have taken them, the same for all of the video.
+
+    uint8[N, T, H, W, 3] to the same; which camera and light follows from the video's name.
+    """
+    rng = np.random.default_rng(list(name.encode()))
+    N, T, H, W, _ = clips.shape
+    share = rng.uniform(0.86, 1.0)
+    h, w = round(H * share), round(W * share)
+    y, x = int(rng.integers(H - h + 1)), int(rng.integers(W - w + 1))
+    gain, balance = rng.uniform(0.75, 1.25), rng.uniform(0.92, 1.08, 3)
+    table = np.arange(256)[:, None] * gain * balance + (1 - gain) * 115 + rng.uniform(-20, 20)
+    table = table.clip(0, 255).astype(np.uint8)
+    out = np.empty_like(clips)
+    for n in range(N):
+        for t in range(T):
+            frame = cv2.resize(clips[n, t, y : y + h, x : x + w], (W, H), interpolation=cv2.INTER_LINEAR)[:, ::-1]
+            out[n, t] = cv2.LUT(np.ascontiguousarray(frame), table[:, None, :])
+    return out
+
+
+def cache_features(
+    features: Callable[[np.ndarray], np.ndarray],
+    key: str,
+    files: dict[str, Path],
+    folder: Path,
+    *,
+    threads: int,
+    batch: int = 32,
+    second: bool = False,
+) -> dict[str, np.ndarray]:
+    """Features float32[N, F] of each video's clips, from the cache or by `features`; with `second`, of its second look.
+
+    features: clips uint8[N, T, H, W, 3] to float32[N, F], called by so many threads at the same time. key: tells it from others.
+    """
+    target = folder / f"{key}{'-second' if second else ''}.npz"
+    known: dict[str, np.ndarray] = {}
+    if target.exists():
+        with np.load(target) as stored:
+            known = {name: stored[name] for name in stored.files}
+
+    def look(name: str) -> tuple[str, np.ndarray]:
+        stored_clips, parts = StoredClips(files[name]), []
+        for start in range(0, len(stored_clips), batch):
+            clips = np.stack([stored_clips[i] for i in range(start, min(start + batch, len(stored_clips)))])
+            parts.append(features(second_look(clips, name) if second else clips))
+        return name, np.concatenate(parts).astype(np.float16)
+
+    if missing := [name for name in files if name not in known]:
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = [pool.submit(look, name) for name in missing]
+            for job in tqdm(
+                as_completed(jobs),
+                total=len(jobs),
+                desc="features, second look" if second else "features",
+                unit="video",
+            ):
+                name, found = job.result()
+                known[name] = found
+        folder.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(".part.npz")
+        np.savez(part, **known)  # type: ignore[arg-type]
+        os.replace(part, target)
+    return {name: known[name].astype(np.float32) for name in files}
