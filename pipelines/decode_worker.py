@@ -46,7 +46,7 @@ import numpy as np
 
 from models.spec import ClipSpec
 from pipelines import sandbox
-from pipelines.errors import VideoError
+from pipelines.errors import DecodeMemory, VideoError
 from pipelines.live_input import open_input
 from pipelines.readers import quiet
 from pipelines.reading import Reading, Sample, read_live, read_video
@@ -160,15 +160,19 @@ def _work(request: dict[str, Any], video_fd: int, pipe_fd: int, status_fd: int) 
             else:
                 read = partial(read_video, stack.enter_context(open(0, "rb", buffering=0)))
             _decode(request, read, said_fd, output, unconfined)
-    except VideoError as error:
-        output.json(b"E", {"code": error.code, "message": str(error)})
-    except MemoryError:
-        output.json(b"E", {"code": "video_out_of_memory", "message": "Decoding needs more memory than is granted."})
     except BrokenPipeError:
         os._exit(0)  # whoever asked has gone
-    except Exception:
-        output.json(b"E", {"code": "internal", "message": traceback.format_exc(limit=-8)[-2000:]})
+    except Exception as error:
+        output.json(b"E", _problem(error))
     os._exit(0)
+
+
+def _problem(error: Exception) -> dict[str, str]:
+    if isinstance(error, VideoError):
+        return {"code": error.code, "message": str(error)}
+    if isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem):
+        return {"code": DecodeMemory.code, "message": "Decoding needs more memory than is granted. Send it scaled down."}
+    return {"code": "internal", "message": "".join(traceback.format_exception(error, limit=-8))[-2000:]}
 
 
 def _low_descriptors(video_fd: int, pipe_fd: int) -> int:

@@ -1,8 +1,8 @@
 """decord and PyAV behind one interface: pictures in order of presentation, each with its time, rendered on demand.
 
 decord reads first. PyAV reads what decord cannot (AV1, MPEG-TS, WebM without a duration, raw streams, GIF), what it
-is known to get wrong (edit lists, some AVI times), and what is left of a file that breaks decord off half way. Both
-give the same pictures at the same times; tests compare them. Not covered: mirrored pictures and pixels that are not
+is known to get wrong (edit lists, some AVI times), what is too long for it, and what is left of a file that breaks decord
+off half way. Both give the same pictures at the same times; tests compare them. Not covered: mirrored pictures and pixels that are not
 square, which both show as they are stored.
 
 A frame that is not sampled is decoded, because others refer to it, but not copied.
@@ -31,6 +31,9 @@ from pipelines.video import VideoInfo
 _DECORD_READS = {"mp4", "matroska", "avi", "flv"}
 _DECORD_LACKS = {"av1", "libdav1d", "libaom-av1"}
 _DECORD_MIN_SIDE = 17
+_DECORD_SHARE = 0.5
+"""Of the granted memory. decord's thread decodes ahead without a bound where frames are asked for more slowly than it gives them (its next()
+sends packets for as long as no frame is ready), so a video must fit as a whole."""
 _MATROSKA_DURATION = re.compile(r"([0-9]{1,9}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]{0,9})?)")
 _MAY_START_ANEW = {"mpegts", "mpegps", "flv", "h264", "hevc", "mpeg4", "mpegvideo"}
 """Without an index for the whole: a recorder that starts again, or files joined end to end, start the times again."""
@@ -319,11 +322,13 @@ class DecordReader:
     name = "decord"
     failed = jumps = misplaced = 0
 
-    def __init__(self, path: str, *, info: VideoInfo, threads: int) -> None:
-        """Raises ReaderFailed for a video that decord rejects, or whose times or sizes it gets wrong."""
+    def __init__(self, path: str, *, info: VideoInfo, threads: int, memory: int) -> None:
+        """Raises ReaderFailed for a video that decord rejects, that is too long for it, or whose times or sizes it gets wrong."""
         try:
             self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=threads)
             count = len(self._reader)
+            if not _fits(count, info, memory):  # there are more frames than the header claims
+                raise ReaderFailed("decord would need more memory than is granted")
             # Fails when the header counts more frames than there are; asking decord for those can hang.
             times = self._reader.get_frame_timestamp(np.arange(count)).astype(np.float64)
         except (decord.DECORDError, RuntimeError, IndexError, MemoryError) as error:
@@ -381,8 +386,13 @@ def _far_from_claim(starts: np.ndarray, info: VideoInfo) -> bool:
     return info.duration is not None and abs(float(starts[-1]) - info.duration) > max(1.0, 0.1 * info.duration)
 
 
-def decord_may_read(file: BinaryIO, container: Container, info: VideoInfo, *, alone: bool) -> bool:
-    """Whether decord is known to be right on such a video, as far as that can be told from the header.
+def _fits(frames: float, info: VideoInfo, memory: int) -> bool:
+    """Whether so many pictures, packed as they are now, take up no more than decord's share of the bytes granted."""
+    return frames * info.width * info.height * 3 <= _DECORD_SHARE * memory
+
+
+def decord_may_read(file: BinaryIO, container: Container, info: VideoInfo, *, alone: bool, memory: int) -> bool:
+    """Whether decord is known to be right on such a video, in so many bytes of memory, as far as can be told from the header.
 
     Not on edited ones; alone is whether there is one video stream only, as decord's choice among several is its own.
     """
@@ -392,6 +402,7 @@ def decord_may_read(file: BinaryIO, container: Container, info: VideoInfo, *, al
         and info.duration is not None
         and alone
         and min(info.width, info.height) >= _DECORD_MIN_SIDE
+        and _fits(info.frames or info.duration * (info.fps or 25.0), info, memory)
         and not containers.missing_bytes(file, container)
     )
 

@@ -272,9 +272,11 @@ class FileReading(Reading):
         info = self._pyav.info(container, rotation=rotation, edited=edited)
         super().__init__(self._pyav, info, sampler, offset, budget, said_fd)
         self._check_claims()
-        if not edited and decord_may_read(video, container, info, alone=self._pyav.alone):
+        if not edited and decord_may_read(
+            video, container, info, alone=self._pyav.alone, memory=budget.memory
+        ):
             with contextlib.suppress(ReaderFailed):
-                self._reader = DecordReader(path, info=info, threads=threads)
+                self._reader = DecordReader(path, info=info, threads=threads, memory=budget.memory)
         self.begin()
 
     def _sample(self) -> Iterator[Sample | None]:
@@ -285,6 +287,7 @@ class FileReading(Reading):
             self._reader.close()
             self._reader = self._pyav
             yield from self._sample_from(self._reader)
+            self._frames = max(self._frames, self._index + 1)  # it may find none of those that were given
         self._hear()
 
     def _check_claims(self) -> None:

@@ -802,7 +802,7 @@ def test_a_forked_process_has_workers_of_its_own(named):
 
 @pytest.mark.parametrize("name", ["two_hours.mp4", "two_hours.ts"])
 def test_two_hours_of_video_take_no_more_memory_than_a_minute(name, tmp_path):
-    """Neither here nor in the worker: at most 200 MB more, for decord (MP4) and for PyAV (TS). 172,800 frames."""
+    """Neither here nor in the worker: at most 200 MB more. 172,800 frames."""
     part = numbered(tmp_path / "part.mp4", frames=240, fps=24.0, width=64, height=48, codec_options={"bf": "0"})
     copy_repeated(part.path, tmp_path / name, times=720)
     me = psutil.Process()
@@ -819,6 +819,20 @@ def test_two_hours_of_video_take_no_more_memory_than_a_minute(name, tmp_path):
     assert sampled == 57_600
     assert peak - before < 200 << 20
     assert worker_peak < 300 << 20
+
+
+@pytest.mark.parametrize(("megabytes", "decoder"), [(128, "pyav"), (256, "decord")])
+def test_a_slow_consumer_costs_no_more_memory(tmp_path, megabytes, decoder):
+    """decord's thread goes on decoding while nobody takes its frames: it gets only what fits as a whole (here 104 MB of pictures)."""
+    part = numbered(tmp_path / "part.mp4", frames=60, fps=24.0, width=320, height=240, codec_options={"bf": "0"})
+    copy_repeated(part.path, tmp_path / "long.mp4", times=8)
+    sampled = 0
+    with open_video(tmp_path / "long.mp4", spec=SPEC, budget=Budget(memory=megabytes << 20)) as video:
+        for _, ticks in video:
+            sampled += ticks
+            time.sleep(0.02)
+    assert (video.summary.decoder, video.summary.frames, sampled) == (decoder, 480, 160)
+    assert video.warnings == []
 
 
 def test_the_module_level_parent_is_shared():
