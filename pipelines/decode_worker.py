@@ -171,7 +171,10 @@ def _problem(error: Exception) -> dict[str, str]:
     if isinstance(error, VideoError):
         return {"code": error.code, "message": str(error)}
     if isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem):
-        return {"code": DecodeMemory.code, "message": "Decoding needs more memory than is granted. Send it scaled down."}
+        return {
+            "code": DecodeMemory.code,
+            "message": "Decoding needs more memory than is granted. Send it scaled down.",
+        }
     return {"code": "internal", "message": "".join(traceback.format_exception(error, limit=-8))[-2000:]}
 
 

@@ -272,9 +272,7 @@ class FileReading(Reading):
         info = self._pyav.info(container, rotation=rotation, edited=edited)
         super().__init__(self._pyav, info, sampler, offset, budget, said_fd)
         self._check_claims()
-        if not edited and decord_may_read(
-            video, container, info, alone=self._pyav.alone, memory=budget.memory
-        ):
+        if not edited and decord_may_read(video, container, info, alone=self._pyav.alone, memory=budget.memory):
             with contextlib.suppress(ReaderFailed):
                 self._reader = DecordReader(path, info=info, threads=threads, memory=budget.memory)
         self.begin()
