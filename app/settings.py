@@ -29,8 +29,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
 
-    model: Path = BUNDLED
-    """Folder of the model to serve (model.safetensors and config.json)."""
+    model: str = str(BUNDLED)
+    """Folder of the model to serve (model.safetensors and config.json), or kinetics400:NAME, see models/kinetics.py."""
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: cores())
     """Processor cores that the networks may use; by default all that the process may run on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -26,6 +26,7 @@ from benchmarks.harness import Row
 from benchmarks.timing import cpu_ms
 from models import checkpoint
 from models.backbones import create_backbone
+from models.config import ClassifierConfig
 from pipelines import state as states
 from pipelines.frames import Frame
 from pipelines.label import BUNDLED
@@ -165,7 +166,9 @@ def _clip_of(backbone: nn.Module) -> tuple[int, ...]:
 
 def _transformer_over_all(recognizer: Recognizer, steps: int) -> tuple[float, int]:
     """Milliseconds of one step when so many features are kept, and their bytes."""
-    crt = recognizer.model.config.classifier.crt
+    config = recognizer.model.config.classifier
+    assert isinstance(config, ClassifierConfig)
+    crt = config.crt
     frames = create_backbone("mobilenet_v3_small").eval()
     width = frames.spec.feature_width
     project = nn.Linear(width, crt.width)

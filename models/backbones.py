@@ -62,7 +62,7 @@ NAMES = (*PUBLISHED, "small")
 """All that create_backbone knows."""
 
 
-def _torchvision() -> ModuleType:
+def torchvision_models() -> ModuleType:
     """Its models, whose import takes as long as all the rest, only where there is need of them."""
     import torchvision.models
 
@@ -75,7 +75,7 @@ class TorchvisionBackbone(Backbone):
     def __init__(self, name: str) -> None:
         published = PUBLISHED[name]
         super().__init__(name, published.spec)
-        self.net: nn.Module = _torchvision().get_model(name, weights=None)
+        self.net: nn.Module = torchvision_models().get_model(name, weights=None)
         for layer in published.head:
             setattr(self.net, layer, nn.Identity())
         self.image = published.image
@@ -127,7 +127,7 @@ def published_weights(name: str) -> dict[str, Tensor]:
     """torchvision's best weights for this name, from its cache or the internet. Raises WeightsUnavailable, BadWeights."""
     if name not in PUBLISHED:
         raise WeightsUnavailable(f"{name} has no published weights; its weights come with a checkpoint")
-    weights = _torchvision().get_model_weights(name).DEFAULT
+    weights = torchvision_models().get_model_weights(name).DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)

@@ -29,16 +29,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
-from models.config import ClassifierConfig
+from models.config import ClassifierConfig, PerClipConfig
 from models.errors import BadCheckpoint
 from models.spec import ClipSpec
 
 if TYPE_CHECKING:
     from models.base import Backbone
-    from models.heads import VideoClassifier
+    from models.heads import Classifier
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+PUBLISHED = "kinetics400:"
+"""What the name of a published classifier begins with."""
 
 
 class BackboneConfig(BaseModel):
@@ -67,7 +69,7 @@ class CheckpointConfig(BaseModel):
     background: str | None
     """The label that says that nothing happens, if there is one."""
     backbone: BackboneConfig
-    classifier: ClassifierConfig
+    classifier: ClassifierConfig | PerClipConfig
     graphs: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], str] = {}
     """SHA-256 of each NAME.onnx."""
     card: dict[str, Any] = {}
@@ -125,16 +127,18 @@ class Checkpoint:
     @property
     def segment(self) -> int:
         """L, clips in a full segment."""
-        return self.config.classifier.crt.segment
+        return self.config.classifier.segment
 
     @property
     def memory(self) -> int:
         """M, numbers in a stream's memory."""
-        return self.config.classifier.crt.memory
+        return self.config.classifier.memory
 
     @property
     def first_memory_M(self) -> np.ndarray:  # noqa: N802 - the name of the weight
         """The learned memory with which a stream begins, float32[M]. Raises BadCheckpoint."""
+        if isinstance(self.config.classifier, PerClipConfig):
+            return np.empty(0, np.float32)
         found = self.weights.get("classifier.crt.first_memory_M")
         if found is None or found.shape != (self.memory,):
             raise BadCheckpoint(f"{self.folder}: the weights have no first memory of {self.memory} numbers")
@@ -149,7 +153,7 @@ class Checkpoint:
         return networks.backbone(self)
 
     @cached_property
-    def classifier(self) -> "VideoClassifier":
+    def classifier(self) -> "Classifier":
         """In evaluation mode and float32. Raises BadCheckpoint."""
         from models import networks
 
@@ -159,7 +163,7 @@ class Checkpoint:
 def save(
     folder: Path | str,
     backbone: "Backbone",
-    classifier: "VideoClassifier",
+    classifier: "Classifier",
     *,
     name: str,
     labels: Sequence[str],
@@ -246,9 +250,16 @@ def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, np.ndarray], dict[s
     return config, weights, graphs
 
 
-def read(folder: Path | str) -> Checkpoint:
-    """Raises BadCheckpoint, naming what is missing or contradicts itself."""
-    folder = Path(folder)
+def read(model: Path | str) -> Checkpoint:
+    """A folder, or one of torchvision's classifiers by its name, see kinetics.py.
+
+    Raises BadCheckpoint, naming what is missing or contradicts itself; for a name UnknownBackbone, WeightsUnavailable and BadWeights.
+    """
+    if str(model).startswith(PUBLISHED):
+        from models import kinetics  # torch
+
+        return kinetics.read(str(model))
+    folder = Path(model)
     config, weights, graphs = _read(folder)
     try:
         spec = ClipSpec.from_dict(config.backbone.spec)
@@ -262,11 +273,11 @@ def read(folder: Path | str) -> Checkpoint:
     return Checkpoint(folder, config, spec, weights, graphs)
 
 
-def load(folder: Path | str) -> Checkpoint:
-    """The same, with its networks made, so that what is wrong with them is told, too. Raises BadCheckpoint."""
-    model = read(folder)
-    _ = model.backbone, model.classifier
-    return model
+def load(model: Path | str) -> Checkpoint:
+    """The same, with its networks made, so that what is wrong with them is told, too. Raises what read raises."""
+    found = read(model)
+    _ = found.backbone, found.classifier
+    return found
 
 
 def read_config(path: Path) -> CheckpointConfig:
@@ -278,7 +289,7 @@ def read_config(path: Path) -> CheckpointConfig:
         raise BadCheckpoint(f"{path}: {problems}") from error
 
 
-def weights_of(backbone: "Backbone", classifier: "VideoClassifier", *, half: bool = False) -> dict[str, np.ndarray]:
+def weights_of(backbone: "Backbone", classifier: "Classifier", *, half: bool = False) -> dict[str, np.ndarray]:
     """As they go to the file; counters keep their type."""
     found = {
         f"{part}.{key}": value.detach().cpu().contiguous().numpy()

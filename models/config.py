@@ -59,6 +59,22 @@ class CrtConfig(BaseModel):
         return self
 
 
+class PerClipConfig(BaseModel):
+    """The shape of a PerClipClassifier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["per_clip"]
+    feature_width: Positive
+    """F, as the backbone's spec says."""
+    classes: Positive
+    """C."""
+    segment: Literal[1] = 1
+    """L: a label for each clip."""
+    memory: Literal[0] = 0
+    """M: none."""
+
+
 class ClassifierConfig(BaseModel):
     """The shape of a VideoClassifier."""
 
@@ -71,3 +87,13 @@ class ClassifierConfig(BaseModel):
     crt: CrtConfig = CrtConfig()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of the features, in training only."""
+
+    @property
+    def segment(self) -> int:
+        """L, the most clips that a segment has."""
+        return self.crt.segment
+
+    @property
+    def memory(self) -> int:
+        """M, of the vector between segments."""
+        return self.crt.memory

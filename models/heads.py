@@ -1,11 +1,11 @@
-"""From features to class scores: the video classifier around the CRT."""
+"""From features to class scores: the video classifier around the CRT, and one that looks at each clip for itself."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.config import ClassifierConfig
+from models.config import ClassifierConfig, PerClipConfig
 from models.crt import CompactRecurrentTransformer
 
 # Shapes: B streams, L clips in a segment, F feature width, D width, M memory width, C classes.
@@ -49,6 +49,27 @@ class VideoClassifier(nn.Module):
         # The same as classifying the mean output, since the classifier is linear.
         position_logits_BLC = self.classify(outputs_BLD)
         return VideoOutput(masked_mean(position_logits_BLC, mask_BL), position_logits_BLC, memory_BM)
+
+
+class PerClipClassifier(nn.Module):
+    """A published classifier's last layer: each clip for itself, no memory. As a VideoClassifier with M = 0."""
+
+    def __init__(self, config: PerClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.classify = nn.Linear(config.feature_width, config.classes)
+
+    def initial_memory(self, batch: int) -> Tensor:
+        """Nothing, float[B, 0]."""
+        return torch.zeros(batch, 0)
+
+    def forward(self, features_BLF: Tensor, memory_BM: Tensor, mask_BL: Tensor | None = None) -> VideoOutput:
+        """As VideoClassifier."""
+        logits_BLC = self.classify(features_BLF)
+        return VideoOutput(masked_mean(logits_BLC, mask_BL), logits_BLC, memory_BM)
+
+
+Classifier = VideoClassifier | PerClipClassifier
 
 
 def masked_mean(values_BLC: Tensor, mask_BL: Tensor | None) -> Tensor:

@@ -7,8 +7,9 @@ from torch import nn
 
 from models.backbones import create_backbone
 from models.base import Backbone, misfits
+from models.config import PerClipConfig
 from models.errors import BadCheckpoint, ModelError
-from models.heads import VideoClassifier
+from models.heads import Classifier, PerClipClassifier, VideoClassifier
 
 if TYPE_CHECKING:
     from models.checkpoint import Checkpoint
@@ -31,9 +32,10 @@ def backbone(model: "Checkpoint") -> Backbone:
     return made
 
 
-def classifier(model: "Checkpoint") -> VideoClassifier:
+def classifier(model: "Checkpoint") -> Classifier:
     """Raises BadCheckpoint, naming what is missing or contradicts itself."""
-    made = VideoClassifier(model.config.classifier)
+    config = model.config.classifier
+    made = PerClipClassifier(config) if isinstance(config, PerClipConfig) else VideoClassifier(config)
     _fill(made, "classifier", model)
     return made
 

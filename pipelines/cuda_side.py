@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from models.base import Backbone, fold_norms
-from models.heads import VideoClassifier
+from models.heads import Classifier
 from pipelines.frames import Pixels
 from pipelines.graphs import Classify
 
@@ -128,13 +128,13 @@ class FixedBackbone:
 class FixedClassifier:
     """A CRT step for any number of streams. Shapes as in graphs.Classify, L always the longest."""
 
-    def __init__(self, classifier: VideoClassifier, segment: int, device: str) -> None:
+    def __init__(self, classifier: Classifier, segment: int, device: str) -> None:
         """Takes the classifier over: it moves to the device."""
         whole = Classify(classifier.eval().to(device))
         config = classifier.config
         example = [
             np.zeros((1, segment, config.feature_width), np.float32),
-            np.zeros((1, config.crt.memory), np.float32),
+            np.zeros((1, config.memory), np.float32),
             np.ones((1, segment), np.bool_),
         ]
         self._step = Fixed(whole, example, SEGMENTS, device)

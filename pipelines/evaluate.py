@@ -324,7 +324,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, help="the model's folder")
+    parser.add_argument("model", help="the model's folder, or kinetics400:NAME")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     falls = kinds.add_parser("falls", help="real falls and daily life: clips and segments.csv")
     falls.add_argument("folder", type=Path, metavar="DIR")

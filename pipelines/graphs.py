@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.base import fold_norms
 from models.errors import CrtError
-from models.heads import VideoClassifier
+from models.heads import Classifier, PerClipClassifier
 from models.small import GLANCE, SPEC, SmallBackbone
 from models.spec import LOOK
 from models.writing import GruWriter, NcgruWriter
@@ -58,7 +58,7 @@ class Classify(nn.Module):
     scores float32[B, C] of the segments and clip_scores float32[B, L, C], probabilities, and next_memory float32[B, M].
     """
 
-    def __init__(self, classifier: VideoClassifier) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
@@ -87,21 +87,21 @@ def look_closer(backbone: SmallBackbone) -> bytes:
     return to_onnx(LookCloser(backbone), {"near": near, **given}, ("feature",))
 
 
-def classify(classifier: VideoClassifier) -> bytes:
-    """Classify, for segments of classifier.config.crt.segment clips of any number of streams."""
+def classify(classifier: Classifier) -> bytes:
+    """Classify, for segments of classifier.config.segment clips of any number of streams."""
     config = classifier.config
-    B, L = 2, config.crt.segment  # two, since of one the exporter might take it that it is always one
+    B, L = 2, config.segment  # two, since of one the exporter might take it that it is always one
     inputs = {
         "features": torch.zeros(B, L, config.feature_width),
-        "memory": torch.zeros(B, config.crt.memory),
+        "memory": torch.zeros(B, config.memory),
         "mask": torch.ones(B, L, dtype=torch.bool),
     }
     return to_onnx(Classify(plain(classifier)), inputs, ("scores", "clip_scores", "next_memory"), any_batch=True)
 
 
-def plain(classifier: VideoClassifier) -> VideoClassifier:
+def plain(classifier: Classifier) -> Classifier:
     """The same, with nothing in it that only torch knows: an orthogonal writer is an nn.GRU once it has been trained."""
-    if not isinstance(classifier.crt.writer, NcgruWriter):
+    if isinstance(classifier, PerClipClassifier) or not isinstance(classifier.crt.writer, NcgruWriter):
         return classifier
     crt = classifier.config.crt
     writer = GruWriter(crt.width, crt.memory, crt.horizon)

@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.label", description="Labels what people do in a video.")
     parser.add_argument("video", type=Path)
     parser.add_argument(
-        "--model", type=Path, default=BUNDLED, help="a checkpoint's folder (default: the bundled model)"
+        "--model", default=BUNDLED, help="a checkpoint's folder, or kinetics400:NAME (default: the bundled model)"
     )
     parser.add_argument("--top-k", type=command.count, default=3, help="labels to show (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, as POST /v1/clips does")

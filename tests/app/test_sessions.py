@@ -427,11 +427,11 @@ async def test_a_save_gives_a_session_more_time(store):
     assert (await store.load("kitchen")).version == 1
 
 
-async def test_a_state_takes_eight_kilobytes_and_not_a_byte_more(store):
-    """Nor does a checkpoint; options take four. What is refused changes nothing."""
+async def test_a_state_takes_so_many_bytes_and_not_one_more(store):
+    """Nor does a checkpoint; options take fewer. What is refused changes nothing."""
     made = session(state=b"x" * STATE_BYTES)
     await store.create(made)
-    with pytest.raises(SessionTooLarge, match="8192 bytes, these are 8193") as error:
+    with pytest.raises(SessionTooLarge, match=f"{STATE_BYTES} bytes, these are {STATE_BYTES + 1}") as error:
         session(state=b"x" * (STATE_BYTES + 1))
     assert error.value.code == "session_too_large"
     with pytest.raises(SessionTooLarge, match="checkpoint"):

@@ -45,7 +45,7 @@ def both(path: Path) -> tuple[PyavReader, DecordReader]:
         if edited or not pyav.alone:
             raise ReaderFailed("not for decord")
         info = pyav.info(container, rotation=rotation, edited=edited)
-        return pyav, DecordReader(str(path), info=info, threads=1)
+        return pyav, DecordReader(str(path), info=info, threads=1, memory=1 << 34)
     except ReaderFailed:
         pyav.close()
         raise
