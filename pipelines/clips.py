@@ -2,8 +2,8 @@
 
 What only needs features has features.py.
 
-    RUN/pixels/NAME.npy      the clips of one video as JPEGs: what the backbone trains on
-    RUN/features/KEY.npz     NAME -> float16[N, F], the features of all videos by the networks that have this key
+    RUN/pixels/SAMPLING/KEY.npy    the clips of one video as JPEGs: what a backbone trains on
+    RUN/features/NETWORK.npz       KEY -> float16[N, F], the features of all videos by the networks that have this key
 
 Clip i of a video covers the times from i * T / rate on: the videos of a data set have no gaps.
 """
@@ -21,8 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from models.spec import ClipSpec
-from pipelines.datasets import BadDataset, LabelledVideo
+from pipelines.datasets import LabelledVideo, Problem
 from pipelines.decode import open_video
+from pipelines.errors import VideoError
 from pipelines.frames import Clip, Frame
 from pipelines.sample import Clipper
 
@@ -107,37 +108,40 @@ class StoredClips:
         return np.stack(frames)[..., ::-1]
 
 
-def _cache_clips(path: Path, spec: ClipSpec, target: Path) -> None:
+def _cache_clips(video: LabelledVideo, spec: ClipSpec, target: Path) -> Problem | None:
     cv2.setNumThreads(1)
-    StoredClips.store(target, clips_of(path, spec))
+    try:
+        clips = [clip.pixels() for _, clip in clips_in(video.path, spec, [(video.start, video.end)])]
+    except VideoError as error:
+        return Problem("unreadable", video.name, str(error))
+    if not clips:
+        return Problem("bad_span", video.name, f"the video ends before {video.start:g} s, where the part begins")
+    StoredClips.store(target, np.stack(clips))
+    return None
 
 
-def cache_clips(videos: list[LabelledVideo], spec: ClipSpec, folder: Path, *, workers: int) -> dict[str, Path]:
-    """Decodes what is not yet in `folder`, with `workers` processes; returns the file of each video's clips.
+def cache_clips(
+    videos: Sequence[LabelledVideo], spec: ClipSpec, folder: Path, *, workers: int
+) -> tuple[dict[str, Path], list[Problem]]:
+    """Decodes what is not yet in `folder`, with `workers` processes; the file of each video's clips, and which videos have none.
 
-    Raises BadDataset where `folder` holds clips of another data set or for another backbone.
+    A folder below it for each way of sampling; another video of the same name has another file.
     """
-    origin = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
-    for data in sorted({video.path.parent.parent for video in videos}):
-        for name in ("homesim.json", "manifest.csv"):
-            origin.update((data / name).read_bytes() if (data / name).exists() else b"")
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "origin.txt"
-    if not note.exists():
-        note.write_text(origin.hexdigest())
-    if note.read_text() != origin.hexdigest():
-        raise BadDataset(f"{folder} holds the clips of another data set or for another backbone. Remove it.")
-    files = {video.name: folder / f"{video.name}.npy" for video in videos}
+    sampling = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+    files = {video.name: folder / sampling / f"{video.key}.npy" for video in videos}
     missing = [video for video in videos if not files[video.name].exists()]
     for video in missing:
         files[video.name].parent.mkdir(parents=True, exist_ok=True)
+    problems = []
     if missing:
         # Not forked: a process that runs networks has threads, and what they hold locked would stay locked in a copy.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(_cache_clips, video.path, spec, files[video.name]) for video in missing]
+            jobs = [pool.submit(_cache_clips, video, spec, files[video.name]) for video in missing]
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="decode", unit="video"):
-                job.result()
-    return files
+                if (problem := job.result()) is not None:
+                    problems.append(problem)
+                    del files[problem.what]
+    return files, problems
 
 
 def some_clips(files: Sequence[Path], count: int = 400) -> list[np.ndarray]:
@@ -195,7 +199,7 @@ def cache_features(
             parts.append(features(second_look(clips, name) if second else clips))
         return name, np.concatenate(parts).astype(np.float16)
 
-    if missing := [name for name in files if name not in known]:
+    if missing := [name for name, file in files.items() if file.stem not in known]:
         with ThreadPoolExecutor(threads) as pool:
             jobs = [pool.submit(look, name) for name in missing]
             for job in tqdm(
@@ -205,9 +209,9 @@ def cache_features(
                 unit="video",
             ):
                 name, found = job.result()
-                known[name] = found
+                known[files[name].stem] = found
         folder.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(".part.npz")
         np.savez(part, **known)  # type: ignore[arg-type]
         os.replace(part, target)
-    return {name: known[name].astype(np.float32) for name in files}
+    return {name: known[file.stem].astype(np.float32) for name, file in files.items()}

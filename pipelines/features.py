@@ -8,7 +8,6 @@ stopped, at any moment, goes on where it was, and several may share a cache.
 """
 
 import argparse
-import hashlib
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -53,9 +52,7 @@ class FeatureCache:
 
     def path(self, video: LabelledVideo) -> Path:
         """Where a video's features are, or would be. Raises OSError for a video that is not there."""
-        found = video.path.stat()
-        part = f"{found.st_size} {found.st_mtime_ns} {video.start!r} {video.end!r}"
-        return self.folder / f"{video.name}-{hashlib.sha256(part.encode()).hexdigest()[:12]}.npz"
+        return self.folder / f"{video.key}.npz"
 
     def load(self, video: LabelledVideo) -> Seen:
         with np.load(self.path(video)) as stored:

@@ -29,7 +29,7 @@ from pipelines.backbone import described, ready
 from pipelines.card import card_text, commit, make_card
 from pipelines.clips import cache_clips, cache_features, some_clips
 from pipelines.config import Config, read_config
-from pipelines.datasets import BACKGROUND, SPLITS, Found
+from pipelines.datasets import BACKGROUND, SPLITS, Found, Problem
 from pipelines.features import Seen, extract
 from pipelines.onnx_weights import strip
 from pipelines.quantize import quantize
@@ -89,13 +89,12 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
     """
     if config.backbone.training is None:
         cache, problems = extract(found.videos, config.backbone, config.features, processes=config.threads)
-        bad = {problem.what for problem in problems}
-        kept = [video for video in found.videos if video.name not in bad]
-        found = config.data.accept(replace(found, videos=kept, problems=[*found.problems, *problems]))
+        found = without(config, found, problems)
         backbone, graphs, half = ready(config.backbone, config.threads)
         about = {"backbone": described(config.backbone), "integers": "as the backbone came"}
-        return found, Prepared(backbone, graphs, half, about, {v.name: cache.load(v) for v in kept}, {})
-    files = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+        return found, Prepared(backbone, graphs, half, about, {v.name: cache.load(v) for v in found.videos}, {})
+    files, problems = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+    found = without(config, found, problems)
     backbone = train_backbone(config, found.videos, files)
     backbone.half().float()  # as it will be stored
     # The CRT learns from what it will see: features in the integers that will serve.
@@ -113,6 +112,13 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
         "integers": "convolutions of the backbone in 8 bits (static, per channel), ranges from clips of the training split",
     }  # fmt: skip
     return found, Prepared(backbone, integers, True, about, timed(features, SPEC), timed(others, SPEC))
+
+
+def without(config: Config, found: Found, problems: list[Problem]) -> Found:
+    """The data set less what could not be decoded. Raises BadDataset where that is fatal."""
+    bad = {problem.what for problem in problems}
+    kept = [video for video in found.videos if video.name not in bad]
+    return config.data.accept(replace(found, videos=kept, problems=[*found.problems, *problems]))
 
 
 def timed(features: dict[str, np.ndarray], spec: ClipSpec) -> dict[str, Seen]:
@@ -141,8 +147,8 @@ def run(
     found = config.data.find()
     if until == "backbone":
         if config.backbone.training is not None:
-            files = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
-            train_backbone(config, found.videos, files)
+            files, problems = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+            train_backbone(config, without(config, found, problems).videos, files)
         return {}
     found, prepared = prepare(config, found)
     for problem in found.problems:

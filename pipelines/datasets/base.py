@@ -4,6 +4,7 @@ Times are seconds from the start of a video, or of the part of it that counts. A
 """
 
 import csv
+import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
@@ -49,7 +50,7 @@ class LabelledVideo:
 
     path: Path
     name: str
-    """The file's path inside the data set, without suffix: what caches are keyed by."""
+    """The file's path inside the data set, without suffix."""
     split: str
     label: str | None
     """The class of a trimmed clip; None for an untrimmed video."""
@@ -65,6 +66,13 @@ class LabelledVideo:
     """Where it ends."""
     group: str | None = None
     """What must not be on both sides of a split, as the person; None where nothing is known."""
+
+    @property
+    def key(self) -> str:
+        """Name and, for the file as it is now and the part that counts, 12 digits: what caches are keyed by. Raises OSError if it is not there."""
+        found = self.path.stat()
+        part = f"{found.st_size} {found.st_mtime_ns} {self.start!r} {self.end!r}"
+        return f"{self.name}-{hashlib.sha256(part.encode()).hexdigest()[:12]}"
 
 
 def label_at(spans: Iterable[Span], time: float) -> str:

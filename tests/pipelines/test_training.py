@@ -137,7 +137,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkey
     recordings = [Recording(1, 1, 0, 1, "Walk"), Recording(2061, 2062, 0, 5, "Walk")]
     list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
     videos = read_homesim(tmp_path / "data")
-    files = cache_clips(videos, SPEC, tmp_path / "pixels", workers=1)
+    files, _ = cache_clips(videos, SPEC, tmp_path / "pixels", workers=1)
 
     def train(name, steps=4):
         options = {"steps": steps, "batch": 4, "checkpoint_every": 2, "bf16": False}
@@ -165,14 +165,26 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkey
 
 
 def test_clips_of_another_data_set_are_not_trained_on(tmp_path):
-    """The same names, other pictures: the cache is refused by name, as is a data set made in two ways."""
+    """The same names, other pictures: they are decoded anew; a data set made in two ways is refused."""
     for seed in (0, 1):
         list(make([Recording(1, 1, 0, 1, "Walk")], tmp_path / f"data{seed}", width=64, height=48, seed=seed, workers=1))
-    cache_clips(read_homesim(tmp_path / "data0"), SPEC, tmp_path / "pixels", workers=1)
-    with pytest.raises(BadDataset, match="another data set"):
-        cache_clips(read_homesim(tmp_path / "data1"), SPEC, tmp_path / "pixels", workers=1)
+    stored = [
+        StoredClips(*cache_clips(read_homesim(tmp_path / data), SPEC, tmp_path / "pixels", workers=1)[0].values())
+        for data in ("data0", "data1")
+    ]
+    assert np.abs(stored[0][0].astype(int) - stored[1][0]).mean() > 2
     with pytest.raises(BadDataset, match="seed 0 there, 3 now"):
         list(make([Recording(1, 1, 0, 1, "Walk")], tmp_path / "data0", width=64, height=48, seed=3, workers=1))
+
+
+def test_a_video_that_cannot_be_decoded_is_told_by_name(tmp_path):
+    """The others are there."""
+    list(make([Recording(1, 1, k, 1, "Walk") for k in (0, 1)], tmp_path, width=64, height=48, seed=0, workers=1))
+    good, bad = read_homesim(tmp_path)
+    bad.path.write_bytes(b"no video at all")
+    files, problems = cache_clips([good, bad], SPEC, tmp_path / "pixels", workers=1)
+    assert list(files) == [good.name]
+    assert [(one.code, one.what) for one in problems] == [("unreadable", bad.name)]
 
 
 def test_stored_clips_are_those_that_were_given(tmp_path):
