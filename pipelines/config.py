@@ -1,5 +1,6 @@
 """A training run's configuration: one YAML file, checked when it is read, each field documented in place."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -126,13 +127,26 @@ def same_options(now: BaseModel, then: dict[str, Any] | None, file: Path) -> Non
         )
 
 
-def read_config(path: Path) -> Config:
-    """Raises BadConfig naming file and field."""
+def read_config(path: Path, changes: Iterable[str] = ()) -> Config:
+    """The file, with changes such as "data.fold=1". Raises BadConfig naming file and field."""
     try:
         values = yaml.safe_load(path.read_text())
+        for change in changes:
+            _change(values, change)
         return Config.model_validate(values)
     except (OSError, yaml.YAMLError) as error:
         raise BadConfig(f"{path} cannot be read as YAML: {error}") from error
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
         raise BadConfig(f"{path}: {told}") from error
+
+
+def _change(values: Any, change: str) -> None:
+    """Sets one value, "section.field=YAML", in place. Raises BadConfig."""
+    where, equals, value = change.partition("=")
+    *sections, field = where.split(".")
+    for section in sections:
+        values = values.setdefault(section, {}) if isinstance(values, dict) else None
+    if not equals or not isinstance(values, dict):
+        raise BadConfig(f"{change!r} is no change: give a field and its value, such as crt.epochs=12")
+    values[field] = yaml.safe_load(value)

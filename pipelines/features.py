@@ -153,8 +153,11 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="of a training: its data, backbone and cache")
     parser.add_argument("--processes", type=command.count, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="instead of the file's, such as data.fold=1"
+    )
     args = parser.parse_args()
-    config = read_config(args.config)
+    config = read_config(args.config, args.set)
     if config.backbone.training is not None:
         raise BadConfig(
             f"{args.config}: its backbone is still to be trained; `python -m pipelines.train` extracts then"

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from models import checkpoint
 from pipelines import command
 from pipelines.decode import Video, open_video
+from pipelines.device import Device, pick
 from pipelines.events import Event, EventOptions
 from pipelines.frames import Clip
 from pipelines.recognizer import Recognizer
@@ -250,18 +251,39 @@ def _print(answer: dict[str, Any]) -> None:
         print(f"\nWarning ({warning['code']}): {warning['detail']}")
 
 
+def _archive(parser: argparse.ArgumentParser, args: argparse.Namespace, processes: int, device: Device) -> None:
+    from pipelines.archive import label_archive  # which is built on this file
+
+    if not args.video.is_dir() or args.json:
+        parser.error("--out wants a folder of videos, and goes without --json")
+    labelled, bad = label_archive(
+        args.video, args.out, args.model, top_k=args.top_k, processes=processes, device=device
+    )
+    print(f"{labelled} videos labelled, {bad} not; {args.out}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.label", description="Labels what people do in a video.")
-    parser.add_argument("video", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.label", description="Labels what people do in a video, or in a folder of them."
+    )
+    parser.add_argument("video", type=Path, help="a video; or, with --out, a folder of them, and of folders")
     parser.add_argument(
         "--model", default=BUNDLED, help="a checkpoint's folder, or kinetics400:NAME (default: the bundled model)"
     )
     parser.add_argument("--top-k", type=command.count, default=3, help="labels to show (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON, as POST /v1/clips does")
     parser.add_argument("--threads", type=command.count, help="processor cores to use (default: all)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.parquet", help="label a folder into this table; resumes (archive.py)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    recognizer = Recognizer(checkpoint.read(args.model), threads=args.threads or len(os.sched_getaffinity(0)))
+    threads, device = args.threads or len(os.sched_getaffinity(0)), pick(args.device)
+    if args.out is not None:
+        _archive(parser, args, threads, device)
+        return
+    recognizer = Recognizer(checkpoint.read(args.model), threads=threads, device=device)
     with Labelling(args.video, recognizer) as labelling:
         duration = labelling.video.info.duration
         shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]" if duration else "{n:.0f} s [{elapsed}]"

@@ -227,9 +227,12 @@ def main() -> None:
         "--homes", type=Path, help="folder of real falls and daily life to measure on (clips and segments.csv)"
     )
     parser.add_argument("--fresh", action="store_true", help="forget what was trained before (caches of clips stay)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="instead of the file's, such as data.fold=1"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    config = read_config(args.config)
+    config = read_config(args.config, args.set)
     if args.fresh:
         for state in config.run.glob("*.pt"):
             state.unlink()
