@@ -14,6 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -151,12 +152,27 @@ def some_clips(files: Sequence[Path], count: int = 400) -> list[np.ndarray]:
     return [clips[int(rng.integers(len(clips)))] for clips in chosen]
 
 
-def second_look(clips: np.ndarray, name: str) -> np.ndarray:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A further look at each video."""
+
+    number: int = 0
+    upside_down: bool = False
+    """Perhaps turned upside down, too."""
+
+    @property
+    def key(self) -> str:
+        """For files."""
+        return f"look{self.number}{'-turned' if self.upside_down else ''}"
+
+
+def second_look(clips: np.ndarray, name: str, look: Look = Look()) -> np.ndarray:
     """A video's clips as another camera in another light would have taken them, the same for all of the video.
 
-    uint8[N, T, H, W, 3] to the same; which camera and light follows from the video's name.
+    uint8[N, T, H, W, 3] to the same; which camera and light follows from the video's name and the look's number. The first is mirrored, others
+    may be.
     """
-    rng = np.random.default_rng(list(name.encode()))
+    rng = np.random.default_rng([*name.encode(), *([look.number] if look.number else [])])
     N, T, H, W, _ = clips.shape
     share = rng.uniform(0.86, 1.0)
     h, w = round(H * share), round(W * share)
@@ -164,10 +180,13 @@ def second_look(clips: np.ndarray, name: str) -> np.ndarray:
     gain, balance = rng.uniform(0.75, 1.25), rng.uniform(0.92, 1.08, 3)
     table = np.arange(256)[:, None] * gain * balance + (1 - gain) * 115 + rng.uniform(-20, 20)
     table = table.clip(0, 255).astype(np.uint8)
+    across = -1 if look.number == 0 or rng.random() < 0.5 else 1
+    down = -1 if look.upside_down and rng.random() < 0.5 else 1
     out = np.empty_like(clips)
     for n in range(N):
         for t in range(T):
-            frame = cv2.resize(clips[n, t, y : y + h, x : x + w], (W, H), interpolation=cv2.INTER_LINEAR)[:, ::-1]
+            frame = cv2.resize(clips[n, t, y : y + h, x : x + w], (W, H), interpolation=cv2.INTER_LINEAR)
+            frame = frame[::down, ::across]
             out[n, t] = cv2.LUT(np.ascontiguousarray(frame), table[:, None, :])
     return out
 
@@ -180,32 +199,32 @@ def cache_features(
     *,
     threads: int,
     batch: int = 32,
-    second: bool = False,
+    look: Look | None = None,
 ) -> dict[str, np.ndarray]:
-    """Features float32[N, F] of each video's clips, from the cache or by `features`; with `second`, of its second look.
+    """Features float32[N, F] of each video's clips, from the cache or by `features`; with `look`, of that further look.
 
     features: clips uint8[N, T, H, W, 3] to float32[N, F], called by so many threads at the same time. key: tells it from others.
     """
-    target = folder / f"{key}{'-second' if second else ''}.npz"
+    target = folder / f"{key}{'-' + look.key if look else ''}.npz"
     known: dict[str, np.ndarray] = {}
     if target.exists():
         with np.load(target) as stored:
             known = {name: stored[name] for name in stored.files}
 
-    def look(name: str) -> tuple[str, np.ndarray]:
+    def see(name: str) -> tuple[str, np.ndarray]:
         stored_clips, parts = StoredClips(files[name]), []
         for start in range(0, len(stored_clips), batch):
             clips = np.stack([stored_clips[i] for i in range(start, min(start + batch, len(stored_clips)))])
-            parts.append(features(second_look(clips, name) if second else clips))
+            parts.append(features(second_look(clips, name, look) if look else clips))
         return name, np.concatenate(parts).astype(np.float16)
 
     if missing := [name for name, file in files.items() if file.stem not in known]:
         with ThreadPoolExecutor(threads) as pool:
-            jobs = [pool.submit(look, name) for name in missing]
+            jobs = [pool.submit(see, name) for name in missing]
             for job in tqdm(
                 as_completed(jobs),
                 total=len(jobs),
-                desc="features, second look" if second else "features",
+                desc=f"features, {look.key}" if look else "features",
                 unit="video",
             ):
                 name, found = job.result()

@@ -37,6 +37,8 @@ class BackboneTraining(_Section):
     """Weight of finding the joints, beside naming the activity; where a data set does not know them it has no effect."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Share of the old average kept at each step; the average is what is saved."""
+    upside_down: bool = False
+    """Half of the clips are shown upside down: for a camera at the ceiling, which knows no up."""
     bf16: bool = True
     """Convolutions in bfloat16 where the processor has it; weights stay float32."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
@@ -68,7 +70,27 @@ class CrtTraining(_Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
     feature_noise: Annotated[float, Field(ge=0)] = 0.3
     """Standard deviation of noise added to normalised features."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Parameter of the beta distribution by which features and labels of trimmed videos are mixed in pairs; 0 mixes none."""
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Weights of the loss: a class's rarity to this power. 0 weighs clips alike, 1 classes."""
+    sampling: Literal["once", "balanced"] = "once"
+    """An epoch shows each video once; or, balanced, trimmed ones of all classes equally often."""
+    shift: bool = True
+    """Cuts long videos at another clip in each epoch."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Share of the old average kept at each step; the average is what is saved."""
+    bf16: bool = False
+    """Matrix products in bfloat16; weights and memory stay float32. On a GPU it is quicker, on a CPU not at these sizes."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Looks(_Section):
+    """How often the CRT sees a training video anew, as another camera in another light would have taken it; of backbones trained here."""
+
+    untrimmed: Annotated[int, Field(ge=0)] = 1
+    """They are few, and each is long."""
+    trimmed: Annotated[int, Field(ge=0)] = 0
 
 
 class BackboneChoice(_Section):
@@ -103,9 +125,12 @@ class Config(_Section):
     """Folder of features, which runs with the same backbone may share; by default RUN/features."""
     seed: int = 0
     threads: Annotated[int, Field(gt=0)] = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks are trained; auto is a GPU where there is one."""
     name: str
     """The model's name in its card and in answers."""
     backbone: BackboneChoice
+    looks: Looks = Looks()
     crt: CrtTraining = CrtTraining()
 
     @property

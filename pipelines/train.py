@@ -2,7 +2,7 @@
 
 First the backbone, trained on the data set's clips or taken as it is, then its features once, then the CRT on them; and the same CRT
 with the writer `none`, which forgets, to measure what the memory is worth. Every stage resumes where it stopped, and starts
-anew with --fresh.
+anew with --fresh. `torchrun --nproc-per-node 2 -m pipelines.train CONFIG` trains with several processes, see parallel.py.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import logging
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,12 +25,13 @@ from models.base import Backbone
 from models.heads import VideoClassifier
 from models.small import SPEC
 from models.spec import ClipSpec
-from pipelines import command, evaluate, graphs
+from pipelines import command, evaluate, graphs, parallel
 from pipelines.backbone import described, ready
 from pipelines.card import card_text, commit, make_card
-from pipelines.clips import cache_clips, cache_features, some_clips
+from pipelines.clips import Look, cache_clips, cache_features, some_clips
 from pipelines.config import Config, read_config
 from pipelines.datasets import BACKGROUND, SPLITS, Found, Problem
+from pipelines.device import pick
 from pipelines.features import Seen, extract
 from pipelines.onnx_weights import strip
 from pipelines.quantize import quantize
@@ -78,8 +80,8 @@ class Prepared:
     """For the card: what it is and its arithmetic."""
     seen: dict[str, Seen]
     """By video."""
-    again: dict[str, Seen]
-    """Some once more, by another camera in another light."""
+    again: dict[str, list[np.ndarray]]
+    """float32[N, F] each: some once more, by other cameras in another light."""
 
 
 def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
@@ -87,13 +89,16 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
 
     Of the data set, what could not be decoded is left out.
     """
+    device = pick(config.device)
     if config.backbone.training is None:
-        cache, problems = extract(found.videos, config.backbone, config.features, processes=config.threads)
+        cache, problems = parallel.first_then_others(
+            lambda: extract(found.videos, config.backbone, config.features, processes=config.threads, device=device)
+        )
         found = without(config, found, problems)
         backbone, graphs, half = ready(config.backbone, config.threads)
         about = {"backbone": described(config.backbone), "integers": "as the backbone came"}
         return found, Prepared(backbone, graphs, half, about, {v.name: cache.load(v) for v in found.videos}, {})
-    files, problems = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+    files, problems = kept_clips(config, found)
     found = without(config, found, problems)
     backbone = train_backbone(config, found.videos, files)
     backbone.half().float()  # as it will be stored
@@ -101,17 +106,34 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
     integers = quantize(backbone, some_clips([files[v.name] for v in found.of("train")]))
     look = OnnxSmall(integers, threads=config.threads)
     key = hashlib.sha256(b"".join(integers.values())).hexdigest()[:16]
-    features = cache_features(look, key, files, config.features, threads=config.threads)
-    # Days are few, and each is long: one that is also seen by another camera in another light counts for two.
-    days = {v.name: files[v.name] for v in found.of("train") if v.label is None}
-    others = cache_features(look, key, days, config.features, threads=config.threads, second=True)
+
+    def further(look_at: Look | None, some: dict[str, Path]) -> dict[str, np.ndarray]:
+        return parallel.first_then_others(
+            lambda: cache_features(look, key, some, config.features, threads=config.threads, look=look_at)
+        )
+
+    features = further(None, files)
+    again: dict[str, list[np.ndarray]] = {}
+    for untrimmed, count in ((True, config.looks.untrimmed), (False, config.looks.trimmed)):
+        some = {v.name: files[v.name] for v in found.of("train") if (v.label is None) == untrimmed}
+        for number in range(count if some else 0):
+            seen = further(Look(number, config.backbone.training.upside_down), some)
+            for name, look_features in seen.items():
+                again.setdefault(name, []).append(look_features)
     start = torch.load(config.run / "backbone.pt", weights_only=True).get("start")
     about = {
         "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints where the data set knows them"
         + (f"; begun with the weights of {start}" if start else ""),
         "integers": "convolutions of the backbone in 8 bits (static, per channel), ranges from clips of the training split",
     }  # fmt: skip
-    return found, Prepared(backbone, integers, True, about, timed(features, SPEC), timed(others, SPEC))
+    return found, Prepared(backbone, integers, True, about, timed(features, SPEC), again)
+
+
+def kept_clips(config: Config, found: Found) -> tuple[dict[str, Path], list[Problem]]:
+    """The clips that the small backbone trains on."""
+    return parallel.first_then_others(
+        lambda: cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+    )
 
 
 def without(config: Config, found: Found, problems: list[Problem]) -> Found:
@@ -140,14 +162,15 @@ def run(
     """All stages up to and including `until`; returns the card once there is one, else an empty dict."""
     config.run.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
-    (config.run / "config.json").write_text(config.model_dump_json(indent=2))
-    (config.run / "code.json").write_text(
-        json.dumps({"commit": commit(), "torch": torch.__version__, "python": platform.python_version()})
-    )
+    if parallel.rank() == 0:
+        (config.run / "config.json").write_text(config.model_dump_json(indent=2))
+        (config.run / "code.json").write_text(
+            json.dumps({"commit": commit(), "torch": torch.__version__, "python": platform.python_version()})
+        )
     found = config.data.find()
     if until == "backbone":
         if config.backbone.training is not None:
-            files, problems = cache_clips(found.videos, SPEC, config.run / "pixels", workers=config.threads)
+            files, problems = kept_clips(config, found)
             train_backbone(config, without(config, found, problems).videos, files)
         return {}
     found, prepared = prepare(config, found)
@@ -157,13 +180,11 @@ def run(
         return {}
     labels = [BACKGROUND, *found.classes]
     data = {split: sequences(found.of(split), prepared.seen, labels) for split in SPLITS}
-    again = sequences([v for v in found.of("train") if v.name in prepared.again], prepared.again, labels)
-    others = {sequence.name: sequence.features for sequence in again}
-    data["train"] = [replace(s, second=others.get(s.name)) for s in data["train"]]
+    data["train"] = [replace(s, looks=tuple(prepared.again.get(s.name, ()))) for s in data["train"]]
     classifier = train_crt(config, data, labels)
     plain = config.model_copy(update={"crt": config.crt.model_copy(update={"writer": "none"})})
     forgetful = train_crt(plain, data, labels)
-    if until == "crt":
+    if until == "crt" or parallel.rank() > 0:
         return {}
     target = output or config.run / "model"
     measured: dict[str, Any] = {}
@@ -233,10 +254,11 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = read_config(args.config, args.set)
-    if args.fresh:
+    if args.fresh and int(os.environ.get("RANK", "0")) == 0:
         for state in config.run.glob("*.pt"):
             state.unlink()
-    run(config, until=args.until, output=args.output, plot=args.plot, homes=args.homes)
+    with parallel.together(pick(config.device)):
+        run(config, until=args.until, output=args.output, plot=args.plot, homes=args.homes)
 
 
 if __name__ == "__main__":

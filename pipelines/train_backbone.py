@@ -25,9 +25,11 @@ from tqdm import tqdm
 
 from models import checkpoint, networks
 from models.small import CLOSER, SIDES, SPEC, Light, Reading, SmallBackbone
+from pipelines import parallel
 from pipelines.clips import StoredClips
-from pipelines.config import Config, same_options
+from pipelines.config import BackboneTraining, BadConfig, Config, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
+from pipelines.device import pick
 from pipelines.homesim.scenario import PAIRS, POSE_JOINTS, POSE_RATE
 
 log = logging.getLogger(__name__)
@@ -75,8 +77,10 @@ class ClipTable:
         return weights / weights.sum()
 
 
-def augment(picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A clip cropped, mirrored, blurred or made grey, the same for all its frames, and its joints with it.
+def augment(
+    picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator, *, upside_down: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A clip cropped, mirrored, blurred or made grey, perhaps turned upside down, the same for all its frames, and its joints with it.
 
     uint8[H, W, C] and float32[J, 3] to the same.
     """
@@ -98,6 +102,9 @@ def augment(picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator) -
     if rng.random() < 0.5:
         picture = picture[:, ::-1]
         joints[:, 0] = 1 - joints[:, 0]
+    if upside_down and rng.random() < 0.5:
+        picture = picture[::-1]
+        joints[:, 1] = 1 - joints[:, 1]
     if rng.random() < 0.12:
         grey = picture.reshape(height, width, channels // 3, 3).mean(-1, keepdims=True)
         picture = (
@@ -132,9 +139,10 @@ def any_light(batch: int, generator: torch.Generator) -> Light:
 
 
 def _batches(
-    table: ClipTable, batch: int, seed: int, first: int, steps: int
+    table: ClipTable, options: BackboneTraining, seed: int, first: int, own: slice
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches for steps first..steps-1, each drawn from its own seed, made one thread ahead."""
+    """Batches for steps first..steps-1, each drawn from its own seed, made one thread ahead; `own` is this process's share of each."""
+    batch, steps = options.batch, options.steps
     ready: queue.Queue[tuple[np.ndarray, np.ndarray, np.ndarray] | BaseException] = queue.Queue(maxsize=6)
     weights, stop = table.weights().cumsum(), threading.Event()
 
@@ -142,8 +150,10 @@ def _batches(
         try:
             for step in range(first, steps):
                 rng = np.random.default_rng([seed, step])
-                picks = np.minimum(np.searchsorted(weights, rng.random(batch)), len(table) - 1)
-                pairs = [augment(table.picture(i), table.joints[i], rng) for i in picks]
+                picks = np.minimum(np.searchsorted(weights, rng.random(batch)), len(table) - 1)[own]
+                pairs = [
+                    augment(table.picture(i), table.joints[i], rng, upside_down=options.upside_down) for i in picks
+                ]
                 made = np.stack([p for p, _ in pairs]), table.targets[picks], np.stack([by_side(j) for _, j in pairs])
                 while not stop.is_set():
                     try:
@@ -240,7 +250,7 @@ def joint_losses(places_BJYX: Tensor, heights_BJ: Tensor, joints_BJ3: Tensor) ->
         return places_BJYX.sum() * 0, heights_BJ.sum() * 0
     Y, X = places_BJYX.shape[2:]
     joints_N3 = joints_BJ3[known_BJ]
-    columns_X, rows_Y = torch.arange(X) + 0.5, torch.arange(Y) + 0.5
+    columns_X, rows_Y = (torch.arange(n, device=joints_N3.device) + 0.5 for n in (X, Y))
     across_NX = torch.exp(-((columns_X - joints_N3[:, :1] * X) ** 2) / (2 * 0.7**2))
     down_NY = torch.exp(-((rows_Y - joints_N3[:, 1:2] * Y) ** 2) / (2 * 0.7**2))
     bell_NYX = down_NY[:, :, None] * across_NX[:, None, :]
@@ -257,10 +267,11 @@ def accuracy(network: Network, table: ClipTable, classes: int, *, most: int, bf1
     picks = np.linspace(0, len(table) - 1, min(most, len(table))).astype(int)
     for start in range(0, len(picks), 64):
         some = picks[start : start + 64]
-        x = torch.from_numpy(np.stack([table.picture(i) for i in some])).permute(0, 3, 1, 2).float()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        device = network.heights.weight.device.type
+        x = torch.from_numpy(np.stack([table.picture(i) for i in some])).to(device).permute(0, 3, 1, 2).float()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             scores, _, _ = network(x)
-        np.add.at(confusion, (table.targets[some], scores.float().argmax(1).numpy()), 1)
+        np.add.at(confusion, (table.targets[some], scores.float().argmax(1).cpu().numpy()), 1)
     present = confusion.sum(1) > 0
     return float((np.diag(confusion)[present] / confusion.sum(1)[present]).mean()), confusion
 
@@ -271,9 +282,14 @@ def visible_labels(videos: list[LabelledVideo]) -> list[str]:
 
 
 def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str, Path]) -> SmallBackbone:
-    """Trains, or goes on where an earlier run stopped, and returns the averaged backbone."""
-    options = config.backbone.training
+    """Trains, or goes on where an earlier run stopped, and returns the averaged backbone, on the CPU.
+
+    Of several processes (parallel.py) each has its share of every batch. Raises BadConfig where it cannot be shared evenly.
+    """
+    options, device, world = config.backbone.training, pick(config.device), parallel.world()
     assert options is not None
+    if options.batch % world:
+        raise BadConfig(f"backbone.training.batch has to be a multiple of the {world} processes, got {options.batch}")
     state_file = config.run / "backbone.pt"
     labels = visible_labels(videos)
     tables = {
@@ -287,7 +303,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         len(labels),
     )
     torch.manual_seed(config.seed)
-    network = Network(len(labels)).to(memory_format=torch.channels_last)
+    network = Network(len(labels)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     start = None
     if options.start is not None and not state_file.exists():
         beginning = checkpoint.read(options.start)
@@ -304,30 +320,38 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
     )
     first = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device)
         same_options(options, state.get("options"), state_file)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first, start = state["step"], state.get("start")
         log.info("resumed at step %d", first)
-    writer = SummaryWriter(str(config.run / "tensorboard" / "backbone"))
+    lead = parallel.rank() == 0
+    writer = SummaryWriter(str(config.run / "tensorboard" / "backbone")) if lead else None
+    trained, own = parallel.parallel(network), slice(parallel.rank(), None, world)
     running, looking = math.log(len(labels)), 5.7
-    bar = tqdm(total=options.steps, initial=first, desc="backbone", unit="step", smoothing=0.05)
+    bar = tqdm(
+        total=options.steps, initial=first, desc="backbone", unit="step", smoothing=0.05, disable=None if lead else True
+    )
     for step, (pictures, targets, joints) in enumerate(
-        _batches(tables["train"], options.batch, config.seed, first, options.steps), first
+        _batches(tables["train"], options, config.seed, first, own), first
     ):
         network.train()
         # Every step has chance of its own, so that a run that was stopped goes on as if it had not been.
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        x_BCHW = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
-        light = any_light(len(x_BCHW), generator)
+        chance = (config.seed * 1_000_003 + step) * world + parallel.rank()
+        torch.manual_seed(chance)
+        generator = torch.Generator().manual_seed(chance)
+        x_BCHW = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
+        light = Light(*(part.to(device) for part in any_light(len(x_BCHW), generator)))
         joints_BJ3 = torch.from_numpy(joints)
         square_B3 = squares(joints_BJ3)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            scores, seen, heights = network(x_BCHW, taught(square_B3, step / options.steps, generator), light)
-        naming = F.cross_entropy(scores.float(), torch.from_numpy(targets), label_smoothing=options.label_smoothing)
+        told_B3 = taught(square_B3, step / options.steps, generator).to(device)
+        joints_BJ3, square_B3 = joints_BJ3.to(device), square_B3.to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=options.bf16):
+            scores, seen, heights = trained(x_BCHW, told_B3, light)
+        labels_B = torch.from_numpy(targets).to(device)
+        naming = F.cross_entropy(scores.float(), labels_B, label_smoothing=options.label_smoothing)
         spotting, sizing = joint_losses(seen.centre_B1YX, seen.square_B3[:, 2:], square_B3[:, None])
         finding, height = joint_losses(seen.places_BJYX, heights.float(), inside(joints_BJ3, seen.looked_B3))
         loss = naming + options.joints * (finding + height + spotting + sizing)
@@ -347,11 +371,13 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         bar.update()
         if step % 20 == 0:
             bar.set_postfix(loss=f"{running:.3f}", joints=f"{looking:.3f}", person=f"{spotting.item():.2f}")
-            writer.add_scalar("loss", running, step)
-            writer.add_scalar("joints", looking, step)
-        if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
+            if writer is not None:
+                writer.add_scalar("loss", running, step)
+                writer.add_scalar("joints", looking, step)
+        if lead and ((step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps):
             score, _ = accuracy(average, tables["validation"], len(labels), most=1500, bf16=options.bf16)
-            writer.add_scalar("validation/mean_class_accuracy", score, step)
+            if writer is not None:
+                writer.add_scalar("validation/mean_class_accuracy", score, step)
             log.info("step %d: loss %.3f, validation mean class accuracy %.3f", step + 1, running, score)
             part = state_file.with_suffix(".part")
             torch.save(
@@ -363,5 +389,9 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
             )  # fmt: skip
             os.replace(part, state_file)
     bar.close()
-    writer.close()
-    return average.backbone
+    if writer is not None:
+        writer.close()
+    parallel.wait()
+    if not lead:  # running means of norms are each process's own; the first one's are kept
+        average.load_state_dict(torch.load(state_file, weights_only=True, map_location=device)["average"])
+    return average.backbone.cpu()

@@ -2,26 +2,28 @@
 
 Videos are strung together on lanes: lane after lane of segments, the memory carried from each to the next and started anew with
 each video. Gradients run through `unroll` segments; beyond them the memory goes on without. Each epoch cuts untrimmed videos
-at another clip, so that an activity meets the segments' borders everywhere. Resumes from RUN/crt-WRITER.pt.
+at another clip, so that an activity meets the segments' borders everywhere. Resumes from RUN/crt-WRITER.pt, on a CPU to the very numbers.
 Shapes: B lanes, S segments, L clips in a segment, F feature width, M memory width, C labels.
 """
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
-from pipelines.config import Config, CrtTraining, same_options
+from pipelines import parallel
+from pipelines.config import BadConfig, Config, CrtTraining, same_options
 from pipelines.datasets import LabelledVideo, label_at
+from pipelines.device import pick
 from pipelines.features import Seen
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ IGNORE = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class Example:
     """One video as features and what each clip is."""
 
     name: str
@@ -38,17 +40,17 @@ class Sequence:
     targets: np.ndarray
     """int64[N]: label of each clip's middle."""
     trimmed: bool
-    second: np.ndarray | None = None
-    """float32[N, F]: features of the same video seen by another camera in another light, if there are any."""
+    looks: tuple[np.ndarray, ...] = ()
+    """float32[N, F] each: features of the same video seen by other cameras in another light."""
 
 
-def sequences(videos: Iterable[LabelledVideo], seen: Mapping[str, Seen], labels: list[str]) -> list[Sequence]:
+def sequences(videos: Iterable[LabelledVideo], seen: Mapping[str, Seen], labels: list[str]) -> list[Example]:
     """The videos' features, with the label of each clip's middle."""
     made = []
     for video in videos:
         one = seen[video.name]
         targets = np.array([labels.index(label_at(video.spans, time)) for time in one.times_N2.mean(1)])
-        made.append(Sequence(video.name, one.features_NF.astype(np.float32), targets, video.label is not None))
+        made.append(Example(video.name, one.features_NF.astype(np.float32), targets, video.label is not None))
     return made
 
 
@@ -61,31 +63,109 @@ class Chunk:
     targets_SBL: Tensor
     fresh_SB: Tensor
     """True where a lane's segment is the first of its video: it starts from the initial memory."""
+    others_SBL: Tensor
+    """Labels of what is mixed in; without mixup the same as targets_SBL."""
+    share_SB: Tensor
+    """The targets' share of the mixture, 1 without mixup."""
+
+    def on(self, device: str, lanes: slice) -> "Chunk":
+        """Some of its lanes, on a device."""
+        own = (getattr(self, name)[:, lanes].to(device) for name in self.__slots__)
+        return Chunk(*own)
 
 
-def chunks(data: list[Sequence], options: CrtTraining, rng: np.random.Generator, *, shift: bool) -> Iterator[Chunk]:
-    """One epoch: every video once, in random order, on the lane that is free first."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A segment of a lane: clips start..end-1 of a video."""
+
+    video: int
+    start: int
+    end: int
+    first: bool
+    """Of its video."""
+
+
+def deal(
+    lengths: Sequence[int], order: Iterable[int], options: CrtTraining, rng: np.random.Generator
+) -> list[list[Piece]]:
+    """Videos of so many clips, in this order, each on the lane that is free first; long ones cut at a random clip."""
     L = options.segment
-    segments: list[list[tuple[np.ndarray, np.ndarray, bool]]] = [[] for _ in range(options.lanes)]
-    for index in rng.permutation(len(data)):
-        sequence = data[index]
-        start = int(rng.integers(L)) if shift and len(sequence.features) > 2 * L else 0
-        features = sequence.features if sequence.second is None or rng.random() < 0.5 else sequence.second
-        lane = min(segments, key=len)
-        for at in range(start, len(sequence.features), L):
-            lane.append((features[at : at + L], sequence.targets[at : at + L], at == start))
-    width = data[0].features.shape[1]
-    length = max(len(lane) for lane in segments)
+    lanes: list[list[Piece]] = [[] for _ in range(options.lanes)]
+    for video in order:
+        begin = int(rng.integers(L)) if options.shift and lengths[video] > 2 * L else 0
+        lane = min(lanes, key=len)
+        for at in range(begin, lengths[video], L):
+            lane.append(Piece(video, at, min(at + L, lengths[video]), at == begin))
+    return lanes
+
+
+def drawn(data: Sequence[Example], options: CrtTraining, rng: np.random.Generator) -> list[int]:
+    """An epoch's videos in their order: each once; or, balanced, as many trimmed ones as there are, all classes equally often."""
+    order = [int(index) for index in rng.permutation(len(data))]
+    trimmed = [index for index in order if data[index].trimmed]
+    if options.sampling == "once" or not trimmed:
+        return order
+    by_class: dict[int, list[int]] = {}
+    for index in trimmed:
+        by_class.setdefault(int(np.bincount(data[index].targets).argmax()), []).append(index)
+    classes = [by_class[label] for label in sorted(by_class)]
+    of = [classes[k] for k in rng.integers(len(classes), size=len(trimmed))]
+    again = iter([some[int(rng.integers(len(some)))] for some in of])
+    return [next(again) if data[index].trimmed else index for index in order]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """What an epoch shows of one video."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    others: np.ndarray
+    """Labels of what is mixed in; without mixup the same as targets."""
+    share: float
+    """The targets' share of the mixture."""
+
+
+def mixed(data: Sequence[Example], order: list[int], options: CrtTraining, rng: np.random.Generator) -> list[Shown]:
+    """The videos with what is mixed into each (mixup, arXiv 1710.09412): into trimmed ones another one, cut to the shorter."""
+    trimmed = [index for index in order if data[index].trimmed]
+    shown = []
+    for index in order:
+        one = data[index]
+        features = _a_look(one, rng)
+        if options.mixup == 0 or not one.trimmed:
+            shown.append(Shown(features, one.targets, one.targets, 1.0))
+            continue
+        other, share = data[trimmed[int(rng.integers(len(trimmed)))]], float(rng.beta(options.mixup, options.mixup))
+        n = min(len(features), len(other.features))
+        both = np.float32(share) * features[:n] + np.float32(1 - share) * _a_look(other, rng)[:n]
+        shown.append(Shown(both, one.targets[:n], other.targets[:n], share))
+    return shown
+
+
+def _a_look(one: Example, rng: np.random.Generator) -> np.ndarray:
+    return (one.features, *one.looks)[int(rng.integers(1 + len(one.looks)))]
+
+
+def chunks(data: Sequence[Example], options: CrtTraining, rng: np.random.Generator) -> Iterator[Chunk]:
+    """One epoch, in random order."""
+    L, B = options.segment, options.lanes
+    shown = mixed(data, drawn(data, options, rng), options, rng)
+    lanes = deal([len(one.targets) for one in shown], range(len(shown)), options, rng)
+    width = shown[0].features.shape[1]
+    length = max(len(lane) for lane in lanes)
     for start in range(0, length, options.unroll):
-        S, B = min(options.unroll, length - start), options.lanes
+        S = min(options.unroll, length - start)
         inputs = np.zeros((S, B, L, width), np.float32)
-        mask = np.zeros((S, B, L), bool)
-        targets = np.full((S, B, L), IGNORE)
-        fresh = np.zeros((S, B), bool)
-        for b, lane in enumerate(segments):
-            for s, (x, y, first) in enumerate(lane[start : start + S]):
-                inputs[s, b, : len(x)], mask[s, b, : len(x)], targets[s, b, : len(x)], fresh[s, b] = x, True, y, first
-        yield Chunk(*(torch.from_numpy(a) for a in (inputs, mask, targets, fresh)))
+        mask, fresh = np.zeros((S, B, L), bool), np.zeros((S, B), bool)
+        targets, others = np.full((S, B, L), IGNORE), np.full((S, B, L), IGNORE)
+        share = np.ones((S, B), np.float32)
+        for b, lane in enumerate(lanes):
+            for s, piece in enumerate(lane[start : start + S]):
+                one, n, part = shown[piece.video], piece.end - piece.start, slice(piece.start, piece.end)
+                inputs[s, b, :n], mask[s, b, :n], fresh[s, b] = one.features[part], True, piece.first
+                targets[s, b, :n], others[s, b, :n], share[s, b] = one.targets[part], one.others[part], one.share
+        yield Chunk(*(torch.from_numpy(a) for a in (inputs, mask, targets, fresh, others, share)))
 
 
 def segment_targets(targets_BL: Tensor, classes: int) -> Tensor:
@@ -102,10 +182,10 @@ def segment_targets(targets_BL: Tensor, classes: int) -> Tensor:
     return torch.where(known.any(1), best, torch.full_like(best, IGNORE))
 
 
-def class_weights(data: list[Sequence], classes: int) -> Tensor:
-    """Weights of the loss, by the fourth root of rarity: frame-wise accuracy counts frequent labels, mean class accuracy rare ones."""
+def class_weights(data: Sequence[Example], classes: int, power: float) -> Tensor:
+    """Weights of the loss, rarity to this power: frame-wise accuracy counts frequent labels, mean class accuracy rare ones."""
     counts = np.bincount(np.concatenate([s.targets for s in data]), minlength=classes).clip(min=1)
-    weights = (counts.sum() / counts) ** 0.25
+    weights = (counts.sum() / counts) ** power
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)
 
 
@@ -120,49 +200,122 @@ def classifier_for(options: CrtTraining, feature_width: int, classes: int) -> Vi
 
 
 @torch.inference_mode()
-def predict_all(classifier: VideoClassifier, data: list[Sequence], segment: int) -> list[np.ndarray]:
+def predict_all(classifier: VideoClassifier, data: Sequence[Example], segment: int) -> list[np.ndarray]:
     """Probabilities float32[S, C] of each video's segments, the memory carried through it; all videos side by side."""
     classifier.eval()
     S = max(-(-len(s.features) // segment) for s in data)
     B, width = len(data), data[0].features.shape[1]
+    device = classifier.classify.weight.device
     features = torch.zeros(S, B, segment, width)
     mask = torch.zeros(S, B, segment, dtype=torch.bool)
     for b, sequence in enumerate(data):
         for s, at in enumerate(range(0, len(sequence.features), segment)):
             part = torch.from_numpy(sequence.features[at : at + segment])
             features[s, b, : len(part)], mask[s, b, : len(part)] = part, True
+    features, mask = features.to(device), mask.to(device)
     memory_BM = classifier.initial_memory(B)
     scores = []
     for s in range(S):
         result = classifier(features[s], memory_BM, mask[s])
         memory_BM = result.memory_BM
         scores.append(result.logits_BC.softmax(-1))
-    stacked = torch.stack(scores, 1).numpy()
+    stacked = torch.stack(scores, 1).cpu().numpy()
     return [stacked[b, : -(-len(sequence.features) // segment)] for b, sequence in enumerate(data)]
 
 
+class Unrolled(nn.Module):
+    """A classifier over a chunk: one call for `unroll` segments, and so one gradient, which processes that train together can average."""
+
+    def __init__(self, classifier: VideoClassifier, weights_C: Tensor, label_smoothing: float) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.weights_C: Tensor
+        self.register_buffer("weights_C", weights_C, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, chunk: Chunk, memory_BM: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the memories after the chunk.
+
+        total: float[S, 2], what the losses of segments and of clips are divided by: the weights of all lanes' targets, see `totals`.
+        """
+        loss = torch.zeros((), device=memory_BM.device)
+        initial_BM = self.classifier.initial_memory(len(memory_BM))
+        for s in range(len(chunk.features_SBLF)):
+            memory_BM = torch.where(chunk.fresh_SB[s][:, None], initial_BM, memory_BM)
+            out = self.classifier(chunk.features_SBLF[s], memory_BM, chunk.mask_SBL[s])
+            memory_BM = out.memory_BM.float()
+            for targets_BL, share_B in (
+                (chunk.targets_SBL[s], chunk.share_SB[s]),
+                (chunk.others_SBL[s], 1 - chunk.share_SB[s]),
+            ):
+                if not share_B.any():
+                    continue
+                whole_B = segment_targets(targets_BL, len(self.weights_C))
+                loss = (
+                    loss + (self._entropy(out.logits_BC, whole_B, self.label_smoothing) * share_B).sum() / total[s, 0]
+                )
+                by_clip_BL = self._entropy(out.position_logits_BLC.flatten(0, 1), targets_BL.flatten(), 0.0).view(
+                    targets_BL.shape
+                )
+                loss = loss + (by_clip_BL * share_B[:, None]).sum() / total[s, 1]
+        return loss / len(chunk.features_SBLF), memory_BM
+
+    def _entropy(self, logits_NC: Tensor, targets_N: Tensor, smoothing: float) -> Tensor:
+        return F.cross_entropy(
+            logits_NC.float(),
+            targets_N,
+            self.weights_C,
+            ignore_index=IGNORE,
+            reduction="none",
+            label_smoothing=smoothing,
+        )
+
+
+def totals(chunk: Chunk, weights_C: Tensor) -> Tensor:
+    """Of each segment of a whole chunk, the weights of the segments' and of the clips' targets: float[S, 2], never zero."""
+
+    def weight(targets_BL: Tensor, share_B: Tensor) -> Tensor:
+        weights_BL = torch.where(targets_BL == IGNORE, 0, weights_C[targets_BL.clamp(min=0)])
+        return (weights_BL.sum(1) * share_B).sum()
+
+    found_S2 = torch.zeros(len(chunk.share_SB), 2)
+    for s, share_B in enumerate(chunk.share_SB):
+        for targets_BL, part_B in ((chunk.targets_SBL[s], share_B), (chunk.others_SBL[s], 1 - share_B)):
+            if not part_B.any():
+                continue
+            found_S2[s, 0] += weight(segment_targets(targets_BL, len(weights_C))[:, None], part_B)
+            found_S2[s, 1] += weight(targets_BL, part_B)
+    return found_S2.clamp(min=1e-6)
+
+
 def train_crt(
-    config: Config, data: dict[str, list[Sequence]], labels: list[str], *, tag: str | None = None
+    config: Config, data: dict[str, list[Example]], labels: list[str], *, tag: str | None = None
 ) -> VideoClassifier:
-    """Trains, or goes on where an earlier run stopped; returns the averaged classifier."""
-    o = config.crt
+    """Trains, or goes on where an earlier run stopped; returns the averaged classifier, on the CPU.
+
+    Of several processes (parallel.py) each has its share of the lanes. Raises BadConfig where the lanes cannot be shared evenly.
+    """
+    o, device, world = config.crt, pick(config.device), parallel.world()
+    if o.lanes % world:
+        raise BadConfig(f"crt.lanes has to be a multiple of the {world} processes, got {o.lanes}")
     tag = tag or o.writer
     state_file = config.run / f"crt-{tag}.pt"
     torch.manual_seed(config.seed)
     width = data["train"][0].features.shape[1]
-    classifier = classifier_for(o, width, len(labels))
-    average = classifier_for(o, width, len(labels)).eval().requires_grad_(False)
+    classifier = classifier_for(o, width, len(labels)).to(device)
+    average = classifier_for(o, width, len(labels)).to(device).eval().requires_grad_(False)
     average.load_state_dict(classifier.state_dict())
-    steps = o.epochs * sum(1 for _ in chunks(data["train"], o, np.random.default_rng(0), shift=True))
+    weights_C = class_weights(data["train"], len(labels), o.balance)
+    unrolled = parallel.parallel(Unrolled(classifier, weights_C.to(device), o.label_smoothing))
+    # An epoch may have a step more than the first, since videos fall on other lanes.
+    steps = o.epochs * (sum(1 for _ in epoch_of(data["train"], o, config.seed, 0)) + 1)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, o.learning_rate, total_steps=steps + o.epochs, pct_start=0.1
-    )
-    scale = torch.from_numpy(np.concatenate([s.features for s in data["train"]]).std(0)) * o.feature_noise
-    weights = class_weights(data["train"], len(labels))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, o.learning_rate, total_steps=steps, pct_start=0.1)
+    scale = torch.from_numpy(np.concatenate([s.features for s in data["train"]]).std(0)).to(device) * o.feature_noise
+    own = slice(parallel.rank(), None, world)
     first = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device)
         same_options(o, state.get("options"), state_file)
         classifier.load_state_dict(state["classifier"])
         average.load_state_dict(state["average"])
@@ -170,34 +323,26 @@ def train_crt(
         schedule.load_state_dict(state["schedule"])
         first = state["epoch"]
         log.info("%s resumed at epoch %d", tag, first)
-    writer = SummaryWriter(str(config.run / "tensorboard" / f"crt-{tag}"))
-    bar = tqdm(range(first, o.epochs), initial=first, total=o.epochs, desc=f"crt {tag}", unit="epoch")
+    lead = parallel.rank() == 0
+    writer = SummaryWriter(str(config.run / "tensorboard" / f"crt-{tag}")) if lead else None
+    bar = tqdm(
+        range(first, o.epochs),
+        initial=first,
+        total=o.epochs,
+        desc=f"crt {tag}",
+        unit="epoch",
+        disable=None if lead else True,
+    )
     for epoch in bar:
         classifier.train()
-        torch.manual_seed(config.seed * 1_000_003 + epoch)
+        torch.manual_seed((config.seed * 1_000_003 + epoch) * world + parallel.rank())
         losses: list[float] = []
-        memory_BM = classifier.initial_memory(o.lanes)
-        for chunk in chunks(data["train"], o, np.random.default_rng([config.seed, epoch]), shift=True):
-            memory_BM = memory_BM.detach()
-            noisy_SBLF = chunk.features_SBLF + torch.randn_like(chunk.features_SBLF) * scale
-            total = torch.zeros(())
-            initial_BM = classifier.initial_memory(o.lanes)
-            for s in range(len(noisy_SBLF)):
-                memory_BM = torch.where(chunk.fresh_SB[s][:, None], initial_BM, memory_BM)
-                out = classifier(noisy_SBLF[s], memory_BM, chunk.mask_SBL[s])
-                memory_BM = out.memory_BM
-                whole = segment_targets(chunk.targets_SBL[s], len(labels))
-                if (whole != IGNORE).any():
-                    total = total + F.cross_entropy(
-                        out.logits_BC, whole, weights, ignore_index=IGNORE, label_smoothing=o.label_smoothing
-                    )
-                    total = total + F.cross_entropy(
-                        out.position_logits_BLC.flatten(0, 1),
-                        chunk.targets_SBL[s].flatten(),
-                        weights,
-                        ignore_index=IGNORE,
-                    )
-            loss = total / len(noisy_SBLF)
+        memory_BM = classifier.initial_memory(o.lanes // world).detach()
+        for whole in epoch_of(data["train"], o, config.seed, epoch):
+            chunk = whole.on(device, own)
+            chunk.features_SBLF = chunk.features_SBLF + torch.randn_like(chunk.features_SBLF) * scale
+            with torch.autocast(device, torch.bfloat16, enabled=o.bf16):
+                loss, memory_BM = unrolled(chunk, memory_BM.detach(), totals(whole, weights_C).to(device) / world)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(classifier.parameters(), o.clip_norm)
@@ -207,32 +352,37 @@ def train_crt(
             losses.append(loss.item())
             with torch.no_grad():
                 for old, new in zip(average.parameters(), classifier.parameters(), strict=True):
-                    old.lerp_(new, 0.02)
-        scores = predict_all(average, data["validation"], o.segment)
-        correct = np.concatenate(
-            [
-                p.argmax(1).repeat(o.segment)[: len(s.targets)] == s.targets
-                for p, s in zip(scores, data["validation"], strict=True)
-            ]
-        )
-        bar.set_postfix(loss=f"{np.mean(losses):.3f}", validation=f"{correct.mean():.3f}")
-        log.info(
-            "%s epoch %d: loss %.3f, validation clip-wise accuracy %.3f",
-            tag,
-            epoch + 1,
-            np.mean(losses),
-            correct.mean(),
-        )
-        writer.add_scalar("loss", float(np.mean(losses)), epoch)
-        writer.add_scalar("validation/accuracy", float(correct.mean()), epoch)
-        part = state_file.with_suffix(".part")
-        torch.save(
-            {
-                "classifier": classifier.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(), "epoch": epoch + 1, "options": o.model_dump(mode="json"),
-            },
-            part,
-        )  # fmt: skip
-        os.replace(part, state_file)
-    writer.close()
-    return average
+                    old.lerp_(new, 1 - o.ema)
+        accuracy = clip_accuracy(average, data["validation"], o.segment)
+        bar.set_postfix(loss=f"{np.mean(losses):.3f}", validation=f"{accuracy:.3f}")
+        if writer is not None:
+            log.info(
+                "%s epoch %d: loss %.6f, validation clip-wise accuracy %.3f", tag, epoch + 1, np.mean(losses), accuracy
+            )
+            writer.add_scalar("loss", float(np.mean(losses)), epoch)
+            writer.add_scalar("validation/accuracy", accuracy, epoch)
+            part = state_file.with_suffix(".part")
+            torch.save(
+                {
+                    "classifier": classifier.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(), "epoch": epoch + 1, "options": o.model_dump(mode="json"),
+                },
+                part,
+            )  # fmt: skip
+            os.replace(part, state_file)
+    if writer is not None:
+        writer.close()
+    parallel.wait()
+    return average.cpu()
+
+
+def epoch_of(data: Sequence[Example], options: CrtTraining, seed: int, epoch: int) -> Iterator[Chunk]:
+    """The same for all processes, and whether or not the training was stopped in between."""
+    return chunks(data, options, np.random.default_rng([seed, epoch]))
+
+
+def clip_accuracy(classifier: VideoClassifier, data: Sequence[Example], segment: int) -> float:
+    """Share of clips whose segment's best label is theirs."""
+    scores = predict_all(classifier, data, segment)
+    right = [p.argmax(1).repeat(segment)[: len(s.targets)] == s.targets for p, s in zip(scores, data, strict=True)]
+    return float(np.concatenate(right).mean())

@@ -1,6 +1,11 @@
 """Training and evaluation: from videos to a model folder on a HomeSim set of a few tiny recordings, and figures by hand."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +15,7 @@ import torch
 from models import checkpoint
 from models.small import SPEC
 from pipelines import train_backbone
+from pipelines import train_crt as train_crt_module
 from pipelines.clips import StoredClips, cache_clips, second_look
 from pipelines.config import BadConfig, Config, read_config
 from pipelines.datasets import BadDataset, read_homesim
@@ -17,7 +23,17 @@ from pipelines.homesim.make import make
 from pipelines.homesim.scenario import POSE_JOINTS, Recording
 from pipelines.train import plot_gap, run
 from pipelines.train_backbone import by_side
-from pipelines.train_crt import IGNORE, Sequence, chunks, predict_all, segment_targets, train_crt
+from pipelines.train_crt import (
+    IGNORE,
+    Example,
+    chunks,
+    classifier_for,
+    drawn,
+    mixed,
+    predict_all,
+    segment_targets,
+    train_crt,
+)
 
 HOME = {"kind": "homesim", "folder": "."}
 BACKBONE = {"training": {}}
@@ -51,7 +67,7 @@ def recall_task(rng, count, writer_gap=6):
         x[:4, symbol] += 2
         x[-4:, 5] += 2
         y[-4:] = 1 + symbol
-        made.append(Sequence(str(index), x, y, False))
+        made.append(Example(str(index), x, y, False))
     return made
 
 
@@ -76,10 +92,10 @@ def test_training_teaches_the_memory_what_to_keep(tmp_path, writer, low, high):
 
 def test_an_epoch_shows_every_clip_once_and_starts_each_video_afresh():
     """Whatever the lanes; cut from the first clip on."""
-    data = [Sequence(str(n), np.full((n, 2), n, np.float32), np.full(n, n % 3), False) for n in (3, 8, 9, 17)]
-    options = Config(data=HOME, run=".", name="t", backbone=BACKBONE, crt={"lanes": 3, "unroll": 2}).crt
+    data = [Example(str(n), np.full((n, 2), n, np.float32), np.full(n, n % 3), False) for n in (3, 8, 9, 17)]
+    options = Config(data=HOME, run=".", name="t", backbone=BACKBONE, crt={"lanes": 3, "unroll": 2, "shift": False}).crt
     seen, fresh = [], 0
-    for chunk in chunks(data, options, np.random.default_rng(1), shift=False):
+    for chunk in chunks(data, options, np.random.default_rng(1)):
         seen += chunk.features_SBLF[chunk.mask_SBL][:, 0].tolist()
         fresh += int(chunk.fresh_SB.sum())
         assert (chunk.targets_SBL[~chunk.mask_SBL] == IGNORE).all()
@@ -162,6 +178,107 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkey
         torch.testing.assert_close(mine, theirs, msg=name)
     with pytest.raises(BadConfig, match="steps was 4 and is 5"):
         train("cut", steps=5)
+
+
+SMALL_CRT = {
+    "width": 32, "memory": 32, "layers": 1, "heads": 2, "hidden": 64, "lanes": 8, "unroll": 4, "epochs": 4, "mixup": 0.3,
+    "sampling": "balanced",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", ["gru", "ncgru"])
+def test_a_crt_that_was_stopped_ends_with_the_very_same_numbers(tmp_path, monkeypatch, writer):
+    """Stopped after two epochs of four, by a validation that is interrupted; losses equal to the bit."""
+    data = {split: recall_task(np.random.default_rng(k), 16) for k, split in enumerate(("train", "validation"))}
+    data["train"] = [replace(one, trimmed=True) for one in data["train"]]
+    losses = {"whole": [], "cut": []}
+
+    def train(name):
+        config = Config(data=HOME, run=tmp_path / name, name="t", backbone=BACKBONE, crt=SMALL_CRT | {"writer": writer})
+        config.run.mkdir(exist_ok=True)
+        real = train_crt_module.SummaryWriter.add_scalar
+        monkeypatch.setattr(
+            train_crt_module.SummaryWriter,
+            "add_scalar",
+            lambda self, tag, value, step: (losses[name].append((tag, step, value)), real(self, tag, value, step))[1],
+        )
+        try:
+            return train_crt(config, data, ["Background", "A", "B"])
+        finally:
+            monkeypatch.setattr(train_crt_module.SummaryWriter, "add_scalar", real)
+
+    whole = train("whole")
+    real, seen = train_crt_module.clip_accuracy, []
+
+    def stopped(*given):
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(train_crt_module, "clip_accuracy", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train("cut")
+    monkeypatch.setattr(train_crt_module, "clip_accuracy", real)
+    again = train("cut")
+    assert losses["cut"] == losses["whole"]
+    assert len(losses["cut"]) == 8
+    for (name, mine), (_, theirs) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_mixtures_are_of_two_videos_and_balanced_epochs_show_classes_alike():
+    """The shorter one's clips, each a share of both; of nine videos of one class and one of another, each class half of the time."""
+    data = [
+        Example(str(k), np.full((4 + k % 2, 2), float(k == 9), np.float32), np.full(4 + k % 2, int(k == 9)), True)
+        for k in range(10)
+    ]
+    options = Config(data=HOME, run=".", name="t", backbone=BACKBONE, crt={"mixup": 0.4, "sampling": "balanced"}).crt
+    rare = shares = 0
+    for epoch in range(40):
+        rng = np.random.default_rng(epoch)
+        order = drawn(data, options, rng)
+        assert len(order) == 10
+        for one in mixed(data, order, options, rng):
+            rare += int(one.targets[0] == 1)
+            shares += 0 < one.share < 1
+            expected = one.share * one.targets + (1 - one.share) * one.others
+            assert one.features[:, 0] == pytest.approx(expected, abs=1e-6)
+    assert 150 < rare < 250
+    assert shares > 390
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    """As torchrun starts them, each with half of the lanes: the same weights but for rounding, and the first one alone writes."""
+    recordings = [Recording(k, 1, 0, 1, label) for k, label in enumerate(("Walk", "Sitdown", "Walk", "Fall"))]
+    recordings += [Recording(2061, 2062, 0, 5, "Walk"), Recording(2280, 2281, 0, 2, "Walk")]
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    ways = {"one": [], "two": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]}
+    for name, words in ways.items():
+        (tmp_path / f"{name}.yaml").write_text(
+            f"data: {{kind: homesim, folder: {tmp_path / 'data'}}}\nrun: {tmp_path / name}\nname: tiny\nthreads: 1\n"
+            f"cache: {tmp_path / name / 'features'}\nbackbone: {{checkpoint: models/bundled}}\n"
+            "crt: {epochs: 2, lanes: 4, unroll: 2, width: 32, memory: 16, hidden: 32, dropout: 0, feature_noise: 0}\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", *words, "pipelines.train", str(tmp_path / f"{name}.yaml"), "--until", "crt"],
+            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    # Not the weights: those that have no effect, as biases of keys, go wherever rounding leads them.
+    options = read_config(tmp_path / "one.yaml").crt
+    segment_BLF = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 4, 256)).astype(np.float32))
+    logits = []
+    for name in ("one/crt-gru.pt", "two/crt-gru.pt", "fresh"):
+        torch.manual_seed(0)
+        classifier = classifier_for(options, 256, 4).eval()
+        if name != "fresh":
+            classifier.load_state_dict(torch.load(tmp_path / name, weights_only=True)["classifier"])
+        logits.append(classifier(segment_BLF, classifier.initial_memory(8)).logits_BC.detach())
+    one, two, fresh = logits
+    assert (one - two).abs().max() < 1e-3
+    assert (one - fresh).abs().max() > 1e-2
+    assert len(list((tmp_path / "two" / "tensorboard" / "crt-gru").iterdir())) == 1
 
 
 def test_clips_of_another_data_set_are_not_trained_on(tmp_path):
