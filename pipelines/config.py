@@ -114,6 +114,25 @@ class BackboneChoice(_Section):
         return self
 
 
+class EndToEnd(_Section):
+    """Training of backbone and CRT together, after each of them."""
+
+    epochs: Annotated[int, Field(gt=0)] = 4
+    lanes: Annotated[int, Field(gt=0)] = 4
+    """Streams trained side by side."""
+    unroll: Annotated[int, Field(gt=0)] = 4
+    """Segments through which gradients run; all their pictures are in memory at once."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Of the backbone."""
+    crt_learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    upside_down: bool = False
+    """As in backbone.training."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    bf16: bool = True
+    """Networks in bfloat16 where the processor has it; weights and memory stay float32."""
+
+
 class Config(_Section):
     """One run."""
 
@@ -132,6 +151,8 @@ class Config(_Section):
     backbone: BackboneChoice
     looks: Looks = Looks()
     crt: CrtTraining = CrtTraining()
+    end_to_end: EndToEnd | None = None
+    """Trains both together at the end; without it, the backbone stays as the CRT found it."""
 
     @property
     def features(self) -> Path:

@@ -1,8 +1,9 @@
 """`python -m pipelines.train CONFIG`: from a data set to a model with its card.
 
-First the backbone, trained on the data set's clips or taken as it is, then its features once, then the CRT on them; and the same CRT
-with the writer `none`, which forgets, to measure what the memory is worth. Every stage resumes where it stopped, and starts
-anew with --fresh. `torchrun --nproc-per-node 2 -m pipelines.train CONFIG` trains with several processes, see parallel.py.
+First the backbone, trained on the data set's clips or taken as it is, then its features once, then the CRT on them, and the same CRT
+with the writer `none`, which forgets, to measure what the memory is worth; at last, if asked for, both together, end to end. Every stage
+resumes where it stopped, and starts anew with --fresh. `torchrun --nproc-per-node 2 -m pipelines.train CONFIG` trains with several
+processes, see parallel.py.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import torch
 from models import checkpoint
 from models.base import Backbone
 from models.heads import VideoClassifier
-from models.small import SPEC
+from models.small import SPEC, SmallBackbone
 from models.spec import ClipSpec
 from pipelines import command, evaluate, graphs, parallel
 from pipelines.backbone import described, ready
@@ -39,9 +40,11 @@ from pipelines.recognizer import Recognizer
 from pipelines.report import write_report
 from pipelines.runtime import OnnxSmall
 from pipelines.train_backbone import train_backbone
-from pipelines.train_crt import sequences, train_crt
+from pipelines.train_crt import Example, sequences, train_crt
+from pipelines.train_end_to_end import train_end_to_end
 
 log = logging.getLogger(__name__)
+INTEGERS = "convolutions of the backbone in 8 bits (static, per channel), ranges from clips of the training split"
 STAGES = ("backbone", "features", "crt", "evaluate")
 
 
@@ -124,9 +127,30 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
     about = {
         "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints where the data set knows them"
         + (f"; begun with the weights of {start}" if start else ""),
-        "integers": "convolutions of the backbone in 8 bits (static, per channel), ranges from clips of the training split",
+        "integers": INTEGERS,
     }  # fmt: skip
     return found, Prepared(backbone, integers, True, about, timed(features, SPEC), again)
+
+
+def tuned(
+    config: Config, found: Found, prepared: Prepared, classifier: VideoClassifier, examples: list[Example]
+) -> tuple[Prepared, VideoClassifier]:
+    """Both, trained together from where they stand."""
+    spec = prepared.backbone.spec
+    files, _ = parallel.first_then_others(
+        lambda: cache_clips(found.of("train"), spec, config.run / "pixels", workers=config.threads)
+    )
+    backbone, classifier = train_end_to_end(config, prepared.backbone, classifier, examples, files)
+    graphs: Mapping[str, bytes] = {}
+    if isinstance(backbone, SmallBackbone):
+        backbone.half().float()  # as it will be stored
+        graphs = quantize(backbone, some_clips(list(files.values())))
+    about = prepared.about | {
+        "backbone": f"{prepared.about['backbone']}; then trained together with the CRT, end to end"
+    }
+    if graphs:
+        about["integers"] = INTEGERS
+    return replace(prepared, backbone=backbone, graphs=graphs, about=about), classifier
 
 
 def kept_clips(config: Config, found: Found) -> tuple[dict[str, Path], list[Problem]]:
@@ -184,16 +208,21 @@ def run(
     classifier = train_crt(config, data, labels)
     plain = config.model_copy(update={"crt": config.crt.model_copy(update={"writer": "none"})})
     forgetful = train_crt(plain, data, labels)
-    if until == "crt" or parallel.rank() > 0:
+    if until == "crt":
+        return {}
+    before = prepared
+    if config.end_to_end is not None:
+        prepared, classifier = tuned(config, found, prepared, classifier, data["train"])
+    if parallel.rank() > 0:
         return {}
     target = output or config.run / "model"
     measured: dict[str, Any] = {}
-    for name, trained, folder in (
-        ("without", forgetful, config.run / "model-none"),
-        ("with", classifier, config.run / "model"),
+    for name, seen_by, trained, folder in (
+        ("without", before, forgetful, config.run / "model-none"),
+        ("with", prepared, classifier, config.run / "model"),
     ):
         # Measured is what was stored: weights and graphs as they will serve, loaded again.
-        save_model(config, prepared, trained, labels, {}, folder)
+        save_model(config, seen_by, trained, labels, {}, folder)
         recognizer = Recognizer(checkpoint.load(folder), threads=config.threads)
         answers = evaluate.measure(recognizer, found.of("test"), threads=config.threads)
         measured[name] = answers.figures()

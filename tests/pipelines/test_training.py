@@ -248,6 +248,39 @@ def test_mixtures_are_of_two_videos_and_balanced_epochs_show_classes_alike():
     assert shares > 390
 
 
+def test_end_to_end_teaches_the_backbone_through_the_memory(tmp_path):
+    """Stopped and gone on with; both have learned, and what is stored is what was trained, in integers of its own."""
+    recordings = [Recording(k, 1, 0, 1, label) for k, label in enumerate(("Walk", "Sitdown"))]
+    recordings += [Recording(2061, 2062, 0, 5, "Walk"), Recording(2280, 2281, 0, 2, "Walk")]
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"data: {{kind: homesim, folder: {tmp_path / 'data'}}}\nrun: {tmp_path / 'run'}\nname: tiny\nthreads: 1\n"
+        "backbone: {checkpoint: models/bundled}\ncrt: {epochs: 1, lanes: 2, width: 32, memory: 16, hidden: 32}\n"
+        "end_to_end: {epochs: 2, lanes: 2, unroll: 2, bf16: false}\n"
+    )
+    config = read_config(path)
+    run(config)
+    frozen, after = checkpoint.load(tmp_path / "run" / "model-none"), checkpoint.load(tmp_path / "run" / "model")
+    moved = [
+        k for k, v in frozen.weights.items() if k.startswith("backbone.") and np.abs(v - after.weights[k]).max() > 0
+    ]
+    assert len(moved) > 20
+    assert frozen.graphs["look_closer"] != after.graphs["look_closer"]
+    trained = torch.load(tmp_path / "run" / "crt-gru.pt", weights_only=True)["average"]
+    assert (
+        np.abs(
+            trained["crt.writer.rnn.weight_hh_l0"].numpy() - after.weights["classifier.crt.writer.rnn.weight_hh_l0"]
+        ).max()
+        > 1e-5
+    )
+    assert "end to end" in after.card["method"]["backbone"]
+    state = torch.load(tmp_path / "run" / "end-to-end.pt", weights_only=True)
+    again = run(read_config(path, ["end_to_end.epochs=2"]), output=tmp_path / "again")
+    assert again["accuracy"] == json.loads(json.dumps(after.card["accuracy"]))
+    assert state["epoch"] == 2
+
+
 def test_two_processes_train_what_one_trains(tmp_path):
     """As torchrun starts them, each with half of the lanes: the same weights but for rounding, and the first one alone writes."""
     recordings = [Recording(k, 1, 0, 1, label) for k, label in enumerate(("Walk", "Sitdown", "Walk", "Fall"))]
