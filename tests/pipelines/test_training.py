@@ -267,13 +267,8 @@ def test_end_to_end_teaches_the_backbone_through_the_memory(tmp_path):
     ]
     assert len(moved) > 20
     assert frozen.graphs["look_closer"] != after.graphs["look_closer"]
-    trained = torch.load(tmp_path / "run" / "crt-gru.pt", weights_only=True)["average"]
-    assert (
-        np.abs(
-            trained["crt.writer.rnn.weight_hh_l0"].numpy() - after.weights["classifier.crt.writer.rnn.weight_hh_l0"]
-        ).max()
-        > 1e-5
-    )
+    before = torch.load(tmp_path / "run" / "crt-gru.pt", weights_only=True)["average"]["crt.writer.rnn.weight_hh_l0"]
+    assert (before.half().numpy() != after.weights["classifier.crt.writer.rnn.weight_hh_l0"]).any()
     assert "end to end" in after.card["method"]["backbone"]
     state = torch.load(tmp_path / "run" / "end-to-end.pt", weights_only=True)
     again = run(read_config(path, ["end_to_end.epochs=2"]), output=tmp_path / "again")
