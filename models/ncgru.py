@@ -120,6 +120,14 @@ class OrthogonalMatrix(nn.Module):
         self._seen_MM = None
         self._changes = 0
 
+    def train(self, mode: bool = True) -> Self:
+        """Training begins with an exact inverse: a carried one is no part of the state that is stored, and so a training that was
+        stopped at an epoch's end goes on with the very same numbers. Costs a solve a call: to be called once an epoch, not once a step.
+        """
+        if mode and self._changes:
+            self._forget()
+        return super().train(mode)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._forget()  # another device or type; and an inverse of lower precision must not survive .double()
         return super()._apply(fn, recurse)
