@@ -31,7 +31,7 @@ def main() -> int:
     logs.install(settings.log_level, settings.log_format)
     print(f"crt-stream: http://{host}:{port}/docs")
     config = uvicorn.Config(
-        app, host=host, port=int(port), log_level=settings.log_level, log_config=None, timeout_graceful_shutdown=3,
+        app, host=host, port=int(port), log_level=settings.log_level, log_config=None, timeout_graceful_shutdown=settings.drain_seconds,
         # What one client may have in memory here, beside what waits in its stream's inbox.
         ws=Door, ws_max_size=settings.frame_bytes, ws_max_queue=2, ws_ping_interval=20, ws_ping_timeout=20, ws_per_message_deflate=False,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from app.logs import Identified
 from app.metrics import Metrics
 from app.routes import clips, features, frames, ops, pieces, streams
 from app.sealing import own_key
+from app.security import Guarded
 from app.sessions import open_store
 from app.settings import Settings
 from app.streams import Streams
@@ -53,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.streams = held
             yield {
                 "engine": engine, "settings": settings, "metrics": metrics, "batches": batches, "streams": held,
-                "capacity": capacity, "traces": traces, "state_key": _state_key(settings),
+                "capacity": capacity, "traces": traces, "state_keys": _state_keys(settings),
             }  # fmt: skip
 
     # The API's page with its scripts inside the package: a home service fetches nothing from outside.
@@ -71,21 +72,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(frames.router)
     app.include_router(ops.router, tags=["service"])
     problems.install(app)
+    if settings.api_keys:
+        app.add_middleware(Guarded, keys=settings.api_keys)
     app.add_middleware(Traced)
     app.add_middleware(Identified)
     return app
 
 
-def _state_key(settings: Settings) -> bytes:
+def _state_keys(settings: Settings) -> list[bytes]:
     """What signs exported states: as set, or this service's own, which lives as long as its sessions do."""
-    if settings.state_key is not None:
-        return settings.state_key.encode()
+    if settings.state_keys:
+        return settings.state_keys
     url = urlsplit(settings.sessions)
-    return (
+    return [
         own_key(Path(unquote(url.path)[1:]).with_name("state.key"))
         if url.scheme == "sqlite"
         else secrets.token_bytes(32)
-    )
+    ]
 
 
 def _version() -> str:

@@ -40,7 +40,13 @@ class ParameterError(RequestError):
     code = "parameter_bad"
 
 
-class UploadMissing(RequestError):  # noqa: N818 - named after what is wrong, as all below
+class Unauthorized(RequestError):  # noqa: N818 - named after what is wrong, as all below
+    """The service asks for a key, and the request carries none of its keys."""
+
+    code = "unauthorized"
+
+
+class UploadMissing(RequestError):  # noqa: N818
     """There is no video in the request."""
 
     code = "upload_missing"
@@ -93,6 +99,7 @@ class Busy(RequestError):  # noqa: N818
 STATUS: dict[str, int] = {
     "internal": 500,
     "request_bad": 400,
+    "unauthorized": 401,
     "parameter_bad": 422,
     "upload_missing": 400,
     "upload_malformed": 400,
@@ -195,6 +202,8 @@ def _answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSON
 
 
 def _headers(error: BaseException) -> dict[str, str] | None:
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": 'Bearer realm="crt-stream"'}
     return {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
 
 

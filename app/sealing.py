@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +49,15 @@ def seal(content: Sealed, key: bytes) -> str:
     return base64.urlsafe_b64encode(body + hmac.digest(key, body, "sha256")).decode()
 
 
-def unseal(text: str, key: bytes) -> Sealed:
-    """Raises BadSignature."""
+def unseal(text: str, keys: Sequence[bytes]) -> Sealed:
+    """keys: any of them may have signed it. Raises BadSignature."""
     try:
         data = base64.b64decode(text.encode(), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise BadSignature("this is no exported state: it is not base64url") from error
     body, signature = data[:-_SIGNATURE], data[-_SIGNATURE:]
-    if not hmac.compare_digest(hmac.digest(key, body, "sha256"), signature) or not body.startswith(_MAGIC):
+    signed = any(hmac.compare_digest(hmac.digest(key, body, "sha256"), signature) for key in keys)
+    if not signed or not body.startswith(_MAGIC):
         raise BadSignature(
             "the state's signature is not of this service: it was changed, or exported with another key. "
             "Services that take each other's states need the same CRT_STATE_KEY."

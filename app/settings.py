@@ -1,4 +1,7 @@
-"""Every CRT_* environment variable, documented where it is defined."""
+"""Every CRT_* environment variable, documented where it is defined.
+
+What is secret may be a file in place of a variable: of a setting's name in small letters, in the folder CRT_SECRETS.
+"""
 
 import difflib
 import os
@@ -6,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import CrtError
@@ -14,8 +17,10 @@ from pipelines.label import BUNDLED
 from pipelines.video import Budget
 
 PREFIX = "CRT_"
-OTHERS = {"CRT_SERVER"}
-"""Of the same prefix, and not the service's: where its client looks for it."""
+OTHERS = {"CRT_SERVER", "CRT_CLIENT_KEY"}
+"""Of the same prefix, and not the service's: where its client looks for it, and the client's key."""
+_UNTOLD = {"sessions", "state_key", "api_keys"}
+"""Settings whose values no message repeats."""
 
 
 class BadSetting(CrtError):  # noqa: N818 - named after what is wrong
@@ -66,7 +71,14 @@ class Settings(BaseSettings):
     store_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 30.0
     """How long a store that is away is tried again before a client is sent away, in seconds."""
     state_key: Annotated[str, Field(min_length=16, max_length=4096)] | None = None
-    """Signs exported states; services that take each other's need the same. By default one is made and kept in var/state.key."""
+    """Signs exported states; services that take each other's need the same. Of several, a line each, the first signs and all are
+    accepted. By default one is made and kept in var/state.key."""
+    api_keys: Annotated[str, Field(max_length=65_536)] | None = None
+    """Keys, a line each, one of which every request to /v1 must carry; see app/security.py. By default none is asked for."""
+    secrets: Path = Path("/run/secrets")
+    """Folder in which settings may be files, such as crt_state_key and crt_api_keys; a variable goes before a file."""
+    drain_seconds: Annotated[int, Field(ge=0, le=86_400)] = 3
+    """Longest that requests may still take after SIGTERM, in seconds; streams are told at once to go on elsewhere."""
     credit: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Frames that a WebSocket's client may have on the way."""
     live_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 2.0
@@ -81,6 +93,19 @@ class Settings(BaseSettings):
     """How log lines look: text, or json with a line for each."""
     traces: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
     """OpenTelemetry collector to which spans go by OTLP over HTTP, such as http://collector:4318; by default none are made."""
+
+    @field_validator("state_key", "api_keys")
+    @classmethod
+    def _long_enough(cls, value: str | None) -> str | None:
+        for line in (value or "").splitlines():
+            if line.strip() and len(line.strip()) < 16:
+                raise ValueError("each key needs 16 characters at least; `openssl rand -hex 32` makes one")
+        return value
+
+    @property
+    def state_keys(self) -> list[bytes]:
+        """Those that are set: the first one signs."""
+        return [line.strip().encode() for line in (self.state_key or "").splitlines() if line.strip()]
 
     @property
     def budget(self) -> Budget:
@@ -98,8 +123,14 @@ class Settings(BaseSettings):
                 near = difflib.get_close_matches(name.upper(), names, 1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
                 raise BadSetting(f"there is no setting {name}; {hint}")
+        folder = Path(os.environ.get(f"{PREFIX}SECRETS", str(cls.model_fields["secrets"].default)))
+        for file in folder.glob(f"{PREFIX.lower()}*") if folder.is_dir() else ():
+            if file.name.upper() not in names:
+                near = difflib.get_close_matches(file.name.upper(), names, 1)
+                hint = f"did you mean {near[0].lower()}?" if near else "see app/settings.py"
+                raise BadSetting(f"{file}: there is no setting {file.name}; {hint}")
         try:
-            settings = cls()
+            settings = cls(_secrets_dir=folder if folder.is_dir() else None)  # type: ignore[call-arg]
             with tempfile.TemporaryFile(dir=settings.spool):
                 return settings
         except OSError as error:
@@ -109,8 +140,12 @@ class Settings(BaseSettings):
             ) from error
         except ValidationError as error:
             first = error.errors()[0]
-            name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX
-            raise BadSetting(f"{name}={first.get('input')!r}: {first['msg']}") from error
+            setting = str(first["loc"][0]) if first["loc"] else ""
+            given = "" if setting in _UNTOLD else f"={first.get('input')!r}"
+            # Of a secret not even the cause may be told.
+            raise BadSetting(f"{PREFIX}{setting.upper()}{given}: {first['msg']}") from (
+                None if setting in _UNTOLD else error
+            )
 
 
 def spool() -> Path:

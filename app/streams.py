@@ -214,6 +214,11 @@ class Streams:
         while (self._held or self._guests) and time.monotonic() < until:
             await asyncio.sleep(0.02)
 
+    def check_stays(self) -> None:
+        """Raises ServiceMoves when the service is going down."""
+        if self._moving:
+            raise ServiceMoves("the service goes down or moves; come back and go on")
+
     @property
     def held(self) -> int:
         """Streams that are written to."""
@@ -282,8 +287,7 @@ class Streams:
     ) -> Held:
         writer = Writer(client or secrets.token_hex(8), self._process)
         for _ in range(20):
-            if self._moving:
-                raise ServiceMoves("the service goes down or moves; come back and go on")
+            self.check_stays()
             now = time.time()
             try:
                 session = await self.store.load(id)
@@ -346,8 +350,7 @@ class Streams:
         Raises what the work raises; SessionUnknown, SessionExpired, ModelChanged, StreamOwned, ServiceMoves, StoreUnavailable.
         """
         for _ in range(20):
-            if self._moving:
-                raise ServiceMoves("the service goes down or moves; come back and go on")
+            self.check_stays()
             # Another may have been at it meanwhile, which the save will tell.
             session, stream = self._known.pop(id, None) or (None, None)
             remembered = session is not None and (session.expires is None or session.expires > time.time())

@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
 from app.client.bookkeeping import Message
 from app.client.client import StreamClient
+from app.client.errors import BadKeyFile
 from app.client.sources import Encoding, Size, Source, open_source
 from app.client.tokens import Token
 from app.client.view import Timeline, line
@@ -78,7 +80,7 @@ def main() -> int:
             source = open_source(args.source, encoding, fps=args.fps)
             client = StreamClient(
                 servers, args.stream, client=args.client or token.value, takeover=args.takeover, end=not args.keep_open,
-                realtime=args.realtime, patience=args.patience, top_k=args.top_k, checkpoints=args.checkpoints,
+                realtime=args.realtime, patience=args.patience, key=_key(args.key_file), top_k=args.top_k, checkpoints=args.checkpoints,
                 policy=args.policy or ("live" if source.live else None),
             )  # fmt: skip
             stopped = asyncio.run(_until_a_signal(client, source, as_json=args.json))
@@ -111,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--client", help="this client's token (default: one that is kept for this stream on this machine)"
     )
+    parser.add_argument(
+        "--key-file", help="file with the key for a service that asks for one (default: the key in $CRT_CLIENT_KEY)"
+    )
     parser.add_argument("--takeover", action="store_true", help="go on in place of whoever writes to the stream")
     parser.add_argument("--keep-open", action="store_true", help="leave the stream open at the source's end")
     parser.add_argument("--realtime", action="store_true", help="send no frame of a file or folder before its time")
@@ -125,6 +130,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print every message as a line of JSON")
     return parser
+
+
+def _key(file: str | None) -> str | None:
+    """Raises BadKeyFile."""
+    if file is None:
+        return os.environ.get("CRT_CLIENT_KEY", "").strip() or None
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadKeyFile(
+            f"{file}: the key cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+        ) from error
 
 
 def _size(text: str) -> Size:

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from app.client.bookkeeping import Backlog, Flow, Message, Told
-from app.client.errors import AGAIN, BadAddress, FrameTooLarge, Refused, Unreachable, refusal
+from app.client.errors import AGAIN, BadAddress, FrameTooLarge, Refused, RequestRefused, Unreachable, refusal
 from app.client.feed import Feed
 from app.client.sources import Encoded, Given, Source
 
@@ -82,7 +82,7 @@ class StreamClient:
     def __init__(
         self, servers: str | Sequence[str], stream: str, *, client: str | None = None, takeover: bool = False, end: bool = True,
         realtime: bool = False, patience: float | None = None, pauses: tuple[float, float] = (0.1, 10.0),
-        buffer_frames: int = 2048, buffer_bytes: int = 64 << 20, **options: Any,
+        buffer_frames: int = 2048, buffer_bytes: int = 64 << 20, key: str | None = None, **options: Any,
     ) -> None:  # fmt: skip
         """servers: http:// or https:// addresses of services that share a store; the next one is tried when one fails.
 
@@ -90,8 +90,9 @@ class StreamClient:
         whoever else writes to the stream. end: whether the stream ends when the source does. realtime: send no frame before its
         time. patience: seconds without success until Unreachable is raised, by default never. pauses: shortest and longest
         wait before another attempt, in seconds. buffer_frames, buffer_bytes: frames that are kept until they are durable; while
-        there is no connection, so much of a live source. options: those of a stream, see docs/protocol.md; of a stream
-        that is there already only top_k, policy and provisional are changed. Raises BadAddress.
+        there is no connection, so much of a live source. key: for services that ask for one.
+        options: those of a stream, see docs/protocol.md; of a stream that is there already only top_k, policy and provisional are
+        changed. Raises BadAddress.
         """
         self._servers = [servers] if isinstance(servers, str) else list(servers)
         for server in self._servers:
@@ -101,6 +102,7 @@ class StreamClient:
         self._patience, self._pauses = patience, pauses
         self._options = {name: value for name, value in options.items() if value is not None}
         self._client = client or secrets.token_hex(8)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._backlog = Backlog(buffer_frames, buffer_bytes)
         self._feed: Feed | None = None
         self._flow = Flow(0, 1.0)
@@ -182,6 +184,13 @@ class StreamClient:
                     ending.detail = f"it answers {status}"
                     after = error.response.headers.get("Retry-After", "")
                     ending.after = float(after) if re.fullmatch("[0-9]{1,4}", after) else 0.0
+                    if status == 401:
+                        why = (
+                            "asks for a key (--key-file, $CRT_CLIENT_KEY)"
+                            if not self._headers
+                            else "does not accept this key"
+                        )
+                        raise RequestRefused("unauthorized", f"{server} {why}") from error
                     if 400 <= status < 500 and status not in (408, 425, 429):
                         raise BadAddress(f"{server} answers {status}, as no service with streams does") from error
                 except InvalidURI as error:
@@ -232,7 +241,7 @@ class StreamClient:
             parameters["takeover"] = "true"
         address = f"{server.rstrip('/').replace('http', 'ws', 1)}/v1/streams/{quote(self._stream, safe='')}/frames?{urlencode(parameters)}"
         return connect(
-            address, subprotocols=[Subprotocol("crt.v1")], compression=None, max_size=16 << 20, open_timeout=10,
+            address, additional_headers=self._headers, subprotocols=[Subprotocol("crt.v1")], compression=None, max_size=16 << 20, open_timeout=10,
             # A service whose inbox is full does not see a ping until it has worked on what came before it.
             ping_interval=10, ping_timeout=30, close_timeout=2,
         )  # fmt: skip

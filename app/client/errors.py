@@ -4,6 +4,7 @@ CrtError
   ClientError            client_error
     BadSource            source_bad              no frames, or no more, can be had from there
     BadAddress           address_bad             what answers there is no service of ours
+    BadKeyFile           key_file_bad            the file with the key cannot be read
     Unreachable          service_unreachable     no service could be used for as long as the client was to be patient
     Lost                 segments_lost           segments were made of which this client was never told
     Refused              the service's own code
@@ -34,6 +35,12 @@ class BadAddress(ClientError):  # noqa: N818
     """What answers there is no service of ours."""
 
     code = "address_bad"
+
+
+class BadKeyFile(ClientError):  # noqa: N818
+    """The file with the key cannot be read."""
+
+    code = "key_file_bad"
 
 
 class Unreachable(ClientError):  # noqa: N818

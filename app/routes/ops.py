@@ -54,10 +54,14 @@ async def healthz() -> schemas.Health:
     return schemas.Health(status="ok")
 
 
-@router.get("/readyz", summary="Can it label videos?", responses=documented("decoder", "store"))
+@router.get("/readyz", summary="Can it label videos?", responses=documented("decoder", "store", "service"))
 async def readyz(request: Request) -> schemas.Health:
-    """Answers 503 when no video can be decoded or the store of sessions is away. The model is there: without it nothing starts."""
-    await run_in_threadpool(workers.start)
+    """Answers 503 when no video can be decoded, the store of sessions is away, or the service goes down.
+
+    The model is there: without it nothing starts.
+    """
     streams: Streams = request.state.streams
+    streams.check_stays()
+    await run_in_threadpool(workers.start)
     await streams.store.count()
     return schemas.Health(status="ready")

@@ -52,7 +52,7 @@ async def make_stream(request: Request, response: Response, new: NewStream | Non
     options = Options.model_validate(new.model_dump(include=set(Options.model_fields)))
     state = None
     if new.state is not None:
-        sealed = unseal(new.state, request.state.state_key)
+        sealed = unseal(new.state, request.state.state_keys)
         ours = streams.recognizer.model.digest
         if sealed.model != ours:
             raise ModelChanged(
@@ -130,7 +130,7 @@ async def export_state(
             raise CheckpointUnknown(f"stream {id!r} keeps no state after segment {segment}; it has {there}")
         state = kept
     number = session.segment if segment is None else segment
-    text = seal(Sealed(id, number, session.model, state), request.state.state_key)
+    text = seal(Sealed(id, number, session.model, state), request.state.state_keys[0])
     return schemas.StreamState(stream=id, segment=number, model=session.model, state=text)
 
 

@@ -3,7 +3,7 @@
 memory://                           this process only; gone with it
 sqlite:///var/sessions.db           a file, relative to the working directory; several processes may share it
 sqlite:////var/lib/crt/sessions.db  the same, absolute; ?synchronous=normal (see app/sessions/sqlite.py)
-redis://[user:password@]host[:6379][/0]     many machines; ?prefix=crt (see app/sessions/redis.py)
+redis://[user:password@]host[:6379][/0]     many machines; ?prefix=crt (see app/sessions/redis.py); ?password_file=FILE in place of a password
 rediss://...                        the same by TLS; ?ca=FILE for a certificate of one's own
 """
 
@@ -93,7 +93,8 @@ def _redis(parts: SplitResult) -> SessionStore:
         raise BadStoreUrl(
             f"{without_password(parts.geturl())!r}: give {parts.scheme}://host:6379/0, where 0 is the database's number"
         )
-    options = _options(parts, prefix="NAME", **({"ca": "FILE"} if parts.scheme == "rediss" else {}))
+    known = {"prefix": "NAME", "password_file": "FILE"} | ({"ca": "FILE"} if parts.scheme == "rediss" else {})
+    options = _options(parts, **known)
     prefix = options.get("prefix", "crt")
     if not re.fullmatch(r"[\w.-]{1,40}", prefix):
         raise BadStoreUrl(f"prefix={prefix!r}: give up to 40 letters, digits, '_', '-' or '.'")
@@ -102,8 +103,25 @@ def _redis(parts: SplitResult) -> SessionStore:
         parts.port or 6379,
         int(parts.path[1:] or 0),
         username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
+        password=_password(parts, options.get("password_file")),
         tls=parts.scheme == "rediss",
         ca=Path(options["ca"]) if "ca" in options else None,
         prefix=prefix,
     )
+
+
+def _password(parts: SplitResult, file: str | None) -> str | None:
+    """Of the URL, or of a file, as secrets are handed to containers."""
+    if file is None:
+        return unquote(parts.password) if parts.password else None
+    if parts.password:
+        raise BadStoreUrl("a redis:// URL has a password or a password_file, not both")
+    try:
+        password = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadStoreUrl(
+            f"password_file={file}: it cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+        ) from error
+    if not password:
+        raise BadStoreUrl(f"password_file={file}: it is empty")
+    return password
