@@ -39,6 +39,8 @@ _MAY_START_ANEW = {"mpegts", "mpegps", "flv", "h264", "hevc", "mpeg4", "mpegvide
 """Without an index for the whole: a recorder that starts again, or files joined end to end, start the times again."""
 _ANEW_AFTER = 5
 """So many frames in a row more than a second too early are a new start; fewer come late out of a damaged part."""
+_COUNT_FROM_ZERO = {"matroska", "asf"}
+"""Their claim is the time at which the last frame ends, wherever the first one lies."""
 _LEAP = 1.0
 """Seconds. A frame that is so much later than the one before it may be misplaced, or come after a gap."""
 _LEAP_CONFIRMED_BY = 3
@@ -101,8 +103,9 @@ class PyavReader:
         self._input = self._open()
         streams = [s for s in self._input.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
-            kinds = ", ".join(sorted({s.type for s in self._input.streams})) or "nothing"
-            raise NoVideoStream(f"This {container.name} file has no video stream, only {kinds}. Send a video.")
+            kinds = ", ".join(sorted({s.type for s in self._input.streams}))
+            there = f"only {kinds}" if kinds else "nor any other"
+            raise NoVideoStream(f"This {container.name} file has no video stream, {there}. Send a video.")
         best = self._input.streams.best("video")
         self._stream = best if best in streams else streams[0]
         self.alone = len(streams) == 1
@@ -118,8 +121,13 @@ class PyavReader:
 
     def _open(self) -> av.container.InputContainer:
         try:
-            # The demuxer is named, so that nothing is guessed.
-            return av.open(self._source, format=self._container.demuxer, options=dict(self._OPTIONS))
+            # The demuxer is named, so that nothing is guessed. Titles may be in any encoding; nobody reads them here.
+            return av.open(
+                self._source,
+                format=self._container.demuxer,
+                options=dict(self._OPTIONS),
+                metadata_errors="replace",
+            )
         except av.error.MemoryError as error:
             raise DecodeMemory("Reading this video's index needs more memory than is granted.") from error
         except (av.error.FFmpegError, ValueError) as error:
@@ -155,11 +163,23 @@ class PyavReader:
             return None
         stream = self._stream
         if stream.duration and stream.time_base and not edited:
-            return max(0.0, float(stream.duration * stream.time_base))
-        if tag := _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", "")):
+            claimed = max(0.0, float(stream.duration * stream.time_base))
+        elif tag := _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", "")):
             hours, minutes, seconds = tag.groups()
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return self._input.duration / av.time_base if self._input.duration else None
+            claimed = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        elif self._input.duration:
+            claimed = self._input.duration / av.time_base
+        else:
+            return None
+        return claimed - self._lead(container, claimed)
+
+    def _lead(self, container: Container, claimed: float) -> float:
+        """Seconds of the claim that lie before the first frame."""
+        stream = self._stream
+        if container.name not in _COUNT_FROM_ZERO or not stream.start_time or not stream.time_base:
+            return 0.0
+        start = float(stream.start_time * stream.time_base)
+        return start if 0 < start < claimed else 0.0  # a claim that ends before it can only count from the first frame
 
     def pictures(self) -> Iterator[Picture]:
         """In order of presentation, from the first that can be decoded to the last."""
@@ -222,7 +242,11 @@ class PyavReader:
                 self.failed += 1
 
     def _packets(self) -> Iterator[av.Packet]:
-        yield from self._input.demux(self._stream)
+        """The stream's packets, and at last an empty one, which tells the decoder that there are no more."""
+        try:
+            yield from self._input.demux(self._stream)
+        except IndexError:
+            return  # PyAV stumbles over streams that came up in between, but only at the end, after ours
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         try:
@@ -279,7 +303,7 @@ class LiveReader(PyavReader):
     def _packets(self) -> Iterator[av.Packet]:
         while True:
             end = None
-            for packet in self._input.demux(self._stream):
+            for packet in super()._packets():
                 if packet.size:
                     yield packet
                 else:

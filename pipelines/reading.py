@@ -319,6 +319,8 @@ class FileReading(Reading):
                 f"It breaks off: {found:.1f} of {claimed:.1f} s{frames} can be decoded, {missing:.1f} s are missing."
             )
             return VideoWarning("video_truncated", detail)
+        if self.info.frames and self._frames >= self.info.frames:
+            return None  # what comes behind is none of the video's
         if lacking := containers.missing_bytes(self._video, self._container):
             detail = f"It breaks off after {found:.1f} s: {lacking:,} bytes of the file are missing."
             return VideoWarning("video_truncated", detail)

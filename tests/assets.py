@@ -5,6 +5,7 @@ blocks, large enough to survive any codec and any resize: so a test reads off th
 (`number_of`). `numbered` makes them; the table VIDEOS names the usual ones; functions at the end spoil them.
 """
 
+import io
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ def numbered(
     audio: bool = False,
     first_number: int = 0,
     second_stream: bool = False,
+    metadata: dict[str, str] | None = None,
 ) -> Truth:
     """Encodes frames that show their numbers, at k / fps or at the times given.
 
@@ -92,6 +94,7 @@ def numbered(
     """
     at = [k / fps for k in range(frames)] if times is None else list(times)
     with av.open(str(path), "w", format=format, options=options or {}) as output:
+        output.metadata.update(metadata or {})
         stored = (height, width) if rotation in (90, 270) else (width, height)
         stream = _stream(output, codec, fps, stored, pix_fmt, codec_options)
         if rotation:
@@ -119,7 +122,7 @@ def _stream(
     stream.pix_fmt = pix_fmt
     stream.codec_context.gop_size = 12
     stream.codec_context.thread_count = 1
-    known = codec in ("mpeg4", "mpeg2video", "flv", "gif")  # these take no time but a multiple of a frame's
+    known = codec in ("mpeg4", "mpeg2video", "flv", "gif", "wmv2")  # these take no time but a multiple of a frame's
     stream.codec_context.time_base = 1 / stream.codec_context.framerate if known else Fraction(1, TICKS)
     if codec == "libx264":
         stream.codec_context.options = {"preset": "veryfast", "crf": "18"}
@@ -175,6 +178,31 @@ def retimed(source: Path, path: Path, late: dict[int, float]) -> None:
             packet.pts += round(late.get(number, 0.0) / packet.time_base)
             packet.stream = stream
             output.mux(packet)
+
+
+def with_late_sound(path: Path) -> int:
+    """A transport stream whose sound begins half way, as a broadcast's may: further streams come up that nothing announced.
+
+    Noise, since 5 MB have to come before and after for FFmpeg not to look so far ahead. Returns how many pictures there are.
+    """
+
+    def part(pictures: int, sounds: int) -> bytes:
+        out = io.BytesIO()
+        with av.open(out, "w", format="mpegts") as output:
+            stream = output.add_stream("mpeg2video", rate=25, options={"qmin": "1", "qmax": "1", "b": "900000000"})
+            stream.width, stream.height, stream.pix_fmt, stream.codec_context.gop_size = 320, 240, "yuv420p", 1
+            silent = [output.add_stream("aac", rate=8000) for _ in range(sounds)]
+            noise = np.random.default_rng(0)
+            for _ in range(pictures):
+                pixels = noise.integers(0, 255, (240, 320, 3), np.uint8)
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+            output.mux(stream.encode(None))
+            for one in silent:
+                _silence(output, one, 1.0)
+        return out.getvalue()
+
+    path.write_bytes(part(50, 0) + part(5, 8) + part(50, 0))
+    return 105
 
 
 @dataclass(frozen=True)

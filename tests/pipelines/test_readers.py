@@ -10,7 +10,7 @@ from pipelines.errors import VideoError
 from pipelines.readers import DecordReader, PyavReader, ReaderFailed, quiet
 from pipelines.reading import read_video
 from pipelines.video import Budget
-from tests.assets import SHARED, VIDEOS, make, number_of
+from tests.assets import SHARED, VIDEOS, cut, make, number_of, numbered, with_late_sound
 
 BOTH = [recipe for recipe in VIDEOS if recipe.decoder == "decord"]
 LARGEST = 2_000_000
@@ -117,3 +117,56 @@ def test_a_changed_byte_never_leads_to_more_than_a_video_error(name, named, tmp_
         except VideoError as error:
             outcomes.add(error.code)
     assert True in outcomes
+
+
+def read(path: Path) -> tuple[list[int], list[str]]:
+    """The numbers that the samples show, and the codes of the warnings."""
+    with path.open("rb", buffering=0) as file:
+        reading = read_video(file, rate=8.0, budget=Budget())
+        return [number_of(sample.pixels) for sample in reading], [warning.code for warning in reading.warnings]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.flv", "flv")],
+)
+def test_a_title_in_another_encoding_than_utf8_harms_nothing(name, codec, tmp_path):
+    """Küche in Latin-1, as older cameras and programs write it."""
+    plain = tmp_path / f"plain-{name}"
+    numbered(plain, codec=codec, metadata={"title": "K-QQQ-che"})
+    whole = read(plain)
+    data = plain.read_bytes()
+    assert b"K-QQQ-che" in data
+    path = tmp_path / name
+    path.write_bytes(data.replace(b"K-QQQ-che", b"K\xfcche".ljust(9)))
+    assert read(path) == whole
+    assert whole[0][:3] == [0, 4, 7]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.wmv"])
+def test_a_video_that_does_not_start_at_zero_lacks_nothing(name, tmp_path):
+    """Matroska and ASF count their length from zero, wherever the first picture lies; cut off, it is still told what is missing."""
+    codec = {"a.mkv": "libx264", "a.webm": "libvpx", "a.wmv": "wmv2"}[name]
+    late = numbered(tmp_path / name, times=[20 + k / 25 for k in range(100)], codec=codec)
+    numbers, warnings = read(late.path)
+    assert len(numbers) == 32
+    assert warnings == []
+    cut(late.path, tmp_path / f"cut-{name}", keep=0.5)
+    assert "video_truncated" in read(tmp_path / f"cut-{name}")[1] or name == "a.wmv"
+
+
+def test_streams_that_come_up_late_do_not_end_the_reading(tmp_path):
+    """All pictures before and after the sound begins."""
+    pictures = with_late_sound(tmp_path / "a.ts")
+    with (tmp_path / "a.ts").open("rb", buffering=0) as file:
+        reading = read_video(file, rate=8.0, budget=Budget())
+        assert sum(sample.ticks for sample in reading) >= 30
+        assert reading.summary.frames == pictures
+
+
+def test_bytes_behind_a_complete_video_are_not_missing_from_it(tmp_path):
+    """Phones append data of their own behind an MP4; all frames that it counts are there."""
+    whole = numbered(tmp_path / "a.mp4")
+    path = tmp_path / "b.mp4"
+    path.write_bytes(whole.path.read_bytes() + np.random.default_rng(0).bytes(5000))
+    assert read(path) == read(whole.path)
