@@ -29,7 +29,7 @@ def main() -> int:
         print(f"{error.code}: {error}", file=sys.stderr)
         return 2
     logs.install(settings.log_level, settings.log_format)
-    print(f"crt-stream: http://{host}:{port}/docs")
+    print(f"crt-stream: http://{host}:{port}/")
     config = uvicorn.Config(
         app, host=host, port=int(port), log_level=settings.log_level, log_config=None, timeout_graceful_shutdown=settings.drain_seconds,
         # What one client may have in memory here, beside what waits in its stream's inbox.

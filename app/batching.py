@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Generic, Self, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from app.clip_processes import ClipProcesses
 from app.metrics import Metrics
 from pipelines.frames import Pixels
 from pipelines.recognizer import Recognizer
+from pipelines.remembering import MemoryUse
 
 _Asked = TypeVar("_Asked")
 _Told = TypeVar("_Told")
@@ -150,6 +152,13 @@ class Batches:
     async def provisional(self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray) -> np.ndarray:
         """Of advance, only the scores float32[C]."""
         return await self._glimpses.add((features_LF, memory_M, mask_L))
+
+    async def memory_use(
+        self, features_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray, next_memory_M: np.ndarray
+    ) -> MemoryUse | None:
+        """What the memory did for a segment, for those who ask; see Recognizer.memory_use."""
+        work = partial(self._recognizer.memory_use, features_LF, memory_M, mask_L, next_memory_M)
+        return await asyncio.get_running_loop().run_in_executor(self._quick, work)
 
     def _features(self, clips: list[_Frames]) -> list[np.ndarray]:
         return list(self._recognizer.features(clips))

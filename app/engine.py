@@ -62,10 +62,13 @@ class Engine:
             self._inside -= 1
 
     def labelling(
-        self, path: Path, *, stream: Stream | None = None, offset: float = 0.0, end: bool = True
-    ) -> Labelling:
+        self, path: Path, *, stream: Stream | None = None, offset: float = 0.0, end: bool = True,
+        memory: bool = False,
+    ) -> Labelling:  # fmt: skip
         """A video to be labelled, by itself or as a stream's next piece; see Labelling."""
-        return Labelling(path, self.recognizer, budget=self._budget, stream=stream, offset=offset, end=end)
+        return Labelling(
+            path, self.recognizer, budget=self._budget, stream=stream, offset=offset, end=end, memory=memory
+        )
 
     async def label(self, labelling: Labelling) -> AsyncGenerator[SegmentResult | VideoResult, None]:
         """The segments of a video as they are made, then its result. Raises VideoError.

@@ -8,15 +8,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 
 from app import problems
 from app.batching import Batches
 from app.capacity import Capacity, cost_of_a_clip
 from app.engine import Engine
+from app.hardening import Hardened
 from app.logs import Identified
 from app.metrics import Metrics
-from app.routes import clips, features, frames, ops, pieces, streams
+from app.routes import clips, features, following, frames, ops, pages, pieces, streams
 from app.sealing import own_key
 from app.security import Guarded
 from app.sessions import open_store
@@ -49,7 +49,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 rate=1 / engine.recognizer.spec.clip_seconds,
                 cost=cost_of_a_clip(engine.recognizer),
             ) as capacity,
-            Streams(store, engine.recognizer, metrics, patience=settings.store_seconds) as held,
+            Streams(
+                store, engine.recognizer, metrics, patience=settings.store_seconds, followers=settings.followers
+            ) as held,
         ):
             app.state.streams = held
             yield {
@@ -57,23 +59,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "capacity": capacity, "traces": traces, "state_keys": _state_keys(settings),
             }  # fmt: skip
 
-    # The API's page with its scripts inside the package: a home service fetches nothing from outside.
-    app = FastAPIOffline(
+    app = FastAPI(
         title="crt-stream",
         version=_version(),
         summary="Video action recognition with a memory",
         description="Post a video, get what people do in it: labels, segments and events. Errors are RFC 9457 problem details.",
         lifespan=lifespan,
+        docs_url=None,  # routes/pages.py has it: a home service fetches nothing from outside
+        redoc_url=None,
     )
     app.include_router(clips.router, tags=["videos"])
     app.include_router(streams.router, tags=["streams"])
     app.include_router(pieces.router, tags=["streams"])
     app.include_router(features.router, tags=["streams"])
+    app.include_router(following.router, tags=["streams"])
     app.include_router(frames.router)
     app.include_router(ops.router, tags=["service"])
+    pages.install(app)
     problems.install(app)
     if settings.api_keys:
         app.add_middleware(Guarded, keys=settings.api_keys)
+    app.add_middleware(Hardened)
     app.add_middleware(Traced)
     app.add_middleware(Identified)
     return app

@@ -108,6 +108,7 @@ STATUS: dict[str, int] = {
     "upload_stalled": 408,
     "upload_no_space": 507,
     "not_acceptable": 406,
+    "origin_foreign": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "busy": 503,
@@ -121,6 +122,7 @@ STATUS: dict[str, int] = {
     "session_too_large": 413,
     "stream_owned": 409,
     "stream_gap": 409,
+    "stream_rewound": 409,
     "features_bad": 422,
     "model_changed": 409,
     "checkpoint_unknown": 404,
@@ -207,9 +209,14 @@ def _headers(error: BaseException) -> dict[str, str] | None:
     return {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
 
 
-def answer(error: CrtError) -> JSONResponse:
-    """The answer to a request that fails so."""
-    return _answer(problem_of(error), _headers(error))
+def answer(error: CrtError, request: Request | None = None) -> JSONResponse:
+    """The answer to a request that fails so; of `request` there may be a body that is still being sent."""
+    body, headers = problem_of(error), _headers(error)
+    if request is None:
+        return _answer(body, headers)
+    lingering = _Lingering(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
+    lingering.request = request
+    return lingering
 
 
 class _Lingering(JSONResponse):
@@ -239,13 +246,10 @@ def install(app: FastAPI) -> None:
         return body
 
     async def of_ours(request: Request, error: Exception) -> JSONResponse:
-        headers = _headers(error)
-        body = counted(request, problem_of(error))
-        if not isinstance(error, RequestError):
-            return _answer(body, headers)
-        lingering = _Lingering(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
-        lingering.request = request
-        return lingering
+        if isinstance(error, RequestError):
+            request.state.metrics.errors.labels(error.code).inc()
+            return answer(error, request)
+        return _answer(counted(request, problem_of(error)), _headers(error))
 
     async def of_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; nginx's number for a client that went away

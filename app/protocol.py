@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from app.schemas import Label, ModelName, Size
+from app.schemas import Label, MemoryUse, ModelName, Size
+from pipelines.events import EventChange
 
 FRAMES, VIDEO = "crt.v1", "crt.v1.video"
 """Subprotocols."""
@@ -19,7 +20,7 @@ HEADER = struct.Struct("!Qd")
 CLOSE = {
     "service_moves": 1012, "store_unavailable": 1013, "busy": 1013, "internal": 1011,
     "frame_malformed": 4400, "message_malformed": 4400, "parameter_bad": 4400, "session_unknown": 4404,
-    "reader_slow": 4408, "stream_owned": 4409, "session_conflict": 4409, "session_expired": 4410, "model_changed": 4412,
+    "reader_slow": 4408, "stream_owned": 4409, "stream_rewound": 4409, "session_conflict": 4409, "session_expired": 4410, "model_changed": 4412,
 }  # fmt: skip
 """The close code of each error; any other error of the client's closes with 4400."""
 
@@ -35,6 +36,8 @@ class Options(BaseModel):
     """When frames come faster than they are worked on: hold the sender, or drop the oldest that wait."""
     provisional: bool = True
     """Whether to tell a segment's labels while it still fills."""
+    memory: bool = False
+    """Whether to tell of final segments what the memory did."""
     idle_seconds: Annotated[float, Field(gt=0, le=366 * 86400)] = 86400.0
     """The stream expires after so many seconds without a frame."""
     lifetime_seconds: Annotated[float | None, Field(gt=0, le=100 * 366 * 86400)] = None
@@ -70,6 +73,7 @@ class Change(_FromClient):
     top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
     policy: Literal["complete", "live"] | None = None
     provisional: bool | None = None
+    memory: bool | None = None
 
 
 FromClient: TypeAdapter[End | Change] = TypeAdapter(Annotated[End | Change, Field(discriminator="type")])
@@ -118,6 +122,8 @@ class SegmentLabels(_Message):
     """Seconds from the arrival of its last frame to now; null when it is said again."""
     missing: int
     """Frames that by their numbers never came."""
+    memory: MemoryUse | None = None
+    """What the memory did, of final segments and where it was asked for; null when the segment is said again."""
 
 
 class EventTold(_Message):
@@ -131,6 +137,15 @@ class EventTold(_Message):
     confidence: float
     segment: int
     """Index of the segment that brought it."""
+
+
+def event_told(change: EventChange, segment: int) -> EventTold:
+    """A change as it is told."""
+    event = change.event
+    return EventTold(
+        state=change.state, label=event.label, start=round(event.start, 6), end=round(event.end, 6),
+        confidence=round(event.confidence, 6), segment=segment,
+    )  # fmt: skip
 
 
 class Ack(_Message):
@@ -178,9 +193,42 @@ class Goodbye(_Message):
     """Last of all."""
 
     type: Literal["goodbye"] = "goodbye"
-    reason: Literal["end", "error", "taken_over", "expired", "deleted", "shutdown", "slow"]
+    reason: Literal["end", "error", "taken_over", "expired", "deleted", "rewound", "shutdown", "slow"]
     reconnect: bool
     """Whether to come back and go on."""
+
+
+class Following(_Message):
+    """To a follower, first of all."""
+
+    type: Literal["following"] = "following"
+    stream: str
+    model: ModelName
+    position: float | None
+    """Seconds of capture time: all before is durable; null at the beginning."""
+    segment: int
+    """Index of the next segment."""
+    rate: float
+    """Frames sampled a second."""
+    segment_frames: int
+    """Sampled frames in a segment."""
+    expires: float | None
+    """Seconds since 1970."""
+
+
+class WriterTold(_Message):
+    """To a follower: whether someone writes to the stream."""
+
+    type: Literal["writer"] = "writer"
+    writing: bool
+
+
+class Rewound(_Message):
+    """To a follower: the stream went back."""
+
+    type: Literal["rewound"] = "rewound"
+    segment: int
+    """Index of the next segment: this one and those after it are no more."""
 
 
 ToClient = Ready | SegmentLabels | EventTold | Ack | Credit | Dropped | ErrorTold | Goodbye
@@ -199,6 +247,9 @@ def schemas() -> dict[str, Any]:
         Dropped,
         ErrorTold,
         Goodbye,
+        Following,
+        WriterTold,
+        Rewound,
     ]
     return {str(kind.model_json_schema()["properties"]["type"]["const"]): kind.model_json_schema() for kind in kinds}
 

@@ -39,6 +39,19 @@ class Label(_Schema):
     """Probability, 0 to 1."""
 
 
+class MemoryUse(_Schema):
+    """What the memory did for a segment."""
+
+    vector: list[float]
+    """The memory that the segment wrote: what the next one finds, and all that it will know of what came before."""
+    change: float | None
+    """Root mean square of what the segment changed in each of these numbers; null where it is not known."""
+    read: float | None
+    """Share of attention that the prediction gave to the memory, 0 to 1; null where the model does not divide it, or it is not known."""
+    without: Label | None
+    """What the prediction would have been without what came before; null where it is not known."""
+
+
 class Segment(_Schema):
     """What the model says of a few seconds, in the light of all before."""
 
@@ -48,6 +61,8 @@ class Segment(_Schema):
     end: float
     labels: list[Label]
     """Best first, background included."""
+    memory: MemoryUse | None = None
+    """Only where it was asked for, with `memory=true`."""
 
 
 class Event(_Schema):
@@ -162,16 +177,6 @@ class StreamSummary(_Schema):
     writer: Writer | None
 
 
-class StreamList(_Schema):
-    """A page of streams."""
-
-    streams: list[StreamSummary]
-    count: int
-    """Of all streams."""
-    next: str | None
-    """What to give as `after` for more; null if these were the last."""
-
-
 class MemoryHealth(_Schema):
     """How a stream's memory is."""
 
@@ -179,6 +184,17 @@ class MemoryHealth(_Schema):
     saturated: float
     """Share of its numbers beyond 0.99: a memory that is full of them has stopped to learn."""
     bytes: int
+
+
+class Live(_Schema):
+    """How a stream's writer is doing."""
+
+    rate: float
+    """Frames, or parts of a video, that come a second."""
+    latency: float | None
+    """Seconds from the arrival of the last segment's last frame to its labels."""
+    dropped: int
+    """Frames since it came."""
 
 
 class Stream(StreamSummary):
@@ -199,6 +215,18 @@ class Stream(StreamSummary):
     checkpoints: list[int]
     """First and last segment whose states are kept."""
     options: dict[str, Any]
+    live: Live | None
+    """Null where nobody writes, or at another replica."""
+
+
+class StreamList(_Schema):
+    """A page of streams."""
+
+    streams: list[Stream | StreamSummary]
+    count: int
+    """Of all streams."""
+    next: str | None
+    """What to give as `after` for more; null if these were the last."""
 
 
 class StreamState(_Schema):

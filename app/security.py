@@ -11,6 +11,7 @@ stream; whoever has a key has all of them. A key is only as secret as the connec
 import hmac
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.metrics import Metrics
@@ -40,7 +41,7 @@ class Guarded:
             else "The key is none of this service's."
         )
         metrics.errors.labels(error.code).inc()
-        response = answer(error)
+        response = answer(error, Request(scope, receive) if scope["type"] == "http" else None)
         if scope["type"] == "websocket":
             metrics.refused.labels(error.code).inc()
             await receive()  # websocket.connect

@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     """Folder in which settings may be files, such as crt_state_key and crt_api_keys; a variable goes before a file."""
     drain_seconds: Annotated[int, Field(ge=0, le=86_400)] = 3
     """Longest that requests may still take after SIGTERM, in seconds; streams are told at once to go on elsewhere."""
+    followers: Annotated[int, Field(ge=0, le=100_000)] = 100
+    """Followers at most: those who watch streams that others write to."""
     credit: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Frames that a WebSocket's client may have on the way."""
     live_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 2.0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
+from app.following import Followers, Live
 from app.metrics import Metrics
 from app.protocol import Options
 from app.sessions.base import (
@@ -63,6 +64,18 @@ class StreamOwned(StreamError):  # noqa: N818 - named after what is wrong, as al
     """Another client writes to the stream."""
 
     code = "stream_owned"
+
+
+class StreamRewound(StreamError):  # noqa: N818
+    """The stream was taken back to an earlier segment: what its writer knows of it is no longer so."""
+
+    code = "stream_rewound"
+
+
+class CheckpointUnknown(StreamError):  # noqa: N818
+    """The ring does not have the state after this segment."""
+
+    code = "checkpoint_unknown"
 
 
 class StreamGap(StreamError):  # noqa: N818
@@ -149,6 +162,7 @@ class Held:
     """One save at a time."""
     saving: asyncio.Future[Session] | None = None
     """A save whose caller may have gone."""
+    live: Live = field(default_factory=Live)
 
     @property
     def id(self) -> str:
@@ -162,8 +176,10 @@ class Held:
 class Streams:
     """All streams of this service. An async context manager: on leaving, what is held is given up."""
 
-    def __init__(self, store: SessionStore, recognizer: Recognizer, metrics: Metrics, *, patience: float) -> None:
-        """patience is for how many seconds a store that is away is tried again."""
+    def __init__(self, store: SessionStore, recognizer: Recognizer, metrics: Metrics, *, patience: float, followers: int = 100
+    ) -> None:  # fmt: skip
+        """patience is for how many seconds a store that is away is tried again; followers how many may watch."""
+        self.followers = Followers(followers)
         self.store, self.recognizer, self._patience = store, recognizer, patience
         self._metrics = metrics
         self._process = process()
@@ -208,6 +224,7 @@ class Streams:
     async def move(self) -> None:
         """The service goes down: asks all who hold a stream to give it up, and waits a moment until they have and their clients know."""
         self._moving = True
+        self.followers.end()
         for held in list(self._held.values()):
             held.evict(ServiceMoves("the service goes down or moves; come back and go on"))
         until = time.monotonic() + MOVING
@@ -223,6 +240,11 @@ class Streams:
     def held(self) -> int:
         """Streams that are written to."""
         return len(self._held)
+
+    def live(self, id: str) -> Live | None:
+        """How the stream's writer is doing; None if there is none in this process."""
+        held = self._held.get(id)
+        return None if held is None or held.lost is not None else held.live
 
     # Making and finding
 
@@ -387,6 +409,52 @@ class Streams:
             while len(self._known) > KNOWN:
                 self._known.pop(next(iter(self._known)))
             return done
+        raise StreamOwned(f"many clients want to write to stream {id!r} at the same time; try again")
+
+    async def state_after(self, session: Session, segment: int | None) -> bytes:
+        """The state after so many of a session's segments, by default all. Raises CheckpointUnknown, StoreUnavailable."""
+        if segment is None or segment == session.segment:
+            return session.state
+        if segment == 0:
+            return states.to_bytes(StreamState(memory_M=self.recognizer.initial_memory()))
+        kept = await self.store.checkpoint(session.id, segment)
+        if kept is None:
+            ring = await self.store.checkpoints(session.id)
+            there = f"{ring[0]} to {ring[-1]}" if ring else "none; give a stream `checkpoints` when it is made"
+            raise CheckpointUnknown(f"stream {session.id!r} keeps no state after segment {segment}; it has {there}")
+        return kept
+
+    async def rewind(self, id: str, segment: int, *, takeover: bool = False) -> Session:
+        """Takes a stream back to where it was after so many segments; at 0 it begins anew. What came after is forgotten.
+
+        Its writer, with takeover, is told. Raises CheckpointUnknown, StreamOwned, ModelChanged, SessionUnknown, SessionExpired,
+        ServiceMoves, StoreUnavailable.
+        """
+        for _ in range(20):
+            if self._moving:
+                raise ServiceMoves("the service goes down or moves; come back and go on")
+            now = time.time()
+            session = await self.patiently(lambda: self.store.load(id))
+            self.state_of(session)
+            if not takeover:
+                self._check_free(session, None, now)
+            options = Options.model_validate(dict(session.options))
+            after = replace(
+                session, state=await self.state_after(session, segment), segment=segment, touched=now,
+                expires=_expiry(options, session.created, now), owner=None, owner_since=None, lease_until=None,
+            )  # fmt: skip
+            try:
+                saved = await self.store.save(after, expected=session.version)
+            except VersionConflict:
+                continue  # its writer was first
+            self._rest.pop(id, None)
+            self._known.pop(id, None)
+            if (held := self._held.pop(id, None)) is not None:
+                self._lose(
+                    held,
+                    StreamRewound(f"stream {id!r} was taken back to segment {segment}; come back to go on from there"),
+                )
+            return saved
         raise StreamOwned(f"many clients want to write to stream {id!r} at the same time; try again")
 
     async def commit(

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,7 @@ from pipelines.device import Device, pick
 from pipelines.events import Event, EventOptions
 from pipelines.frames import Clip
 from pipelines.recognizer import Recognizer
+from pipelines.remembering import describe_memory
 from pipelines.streaming import Segment, SegmentResult, Step, Stream, StreamState
 from pipelines.video import Budget, VideoSummary, VideoWarning
 
@@ -80,11 +81,14 @@ class Labelling:
         stream: Stream | None = None,
         offset: float = 0.0,
         end: bool = True,
+        memory: bool = False,
     ) -> None:
         """Does nothing yet, so that it can be killed from the first moment on.
 
-        stream is the one that goes on with this video, at `offset` seconds; end says whether it ends with it.
+        stream is the one that goes on with this video, at `offset` seconds; end says whether it ends with it. memory: segments say
+        what the memory did.
         """
+        self._memory = memory
         self._path, self._budget, self._offset, self._end = path, budget, offset, end
         self._recognizer = recognizer
         self._lock = threading.Lock()
@@ -166,6 +170,11 @@ class Labelling:
         prediction = self._recognizer.advance(segment.features_LF[None], segment.memory_M[None], segment.mask_L[None])
         self._crt += time.perf_counter() - began
         step = self._stream.advance(segment, prediction.scores_BC[0], prediction.scores_BLC[0], prediction.memory_BM[0])
+        if self._memory:
+            use = self._recognizer.memory_use(
+                segment.features_LF, segment.memory_M, segment.mask_L, prediction.memory_BM[0]
+            )
+            step = replace(step, result=replace(step.result, memory=use))
         self._segments.append(step.result)
         if self._piece:
             self.states[step.result.index + 1] = self._stream.state()
@@ -210,10 +219,11 @@ def ranked(
 
 
 def describe_segment(segment: SegmentResult, labels: tuple[str, ...], top_k: int) -> dict[str, Any]:
-    """A segment as JSON values."""
+    """A segment as JSON values; `memory` only where it was asked for."""
+    memory = {} if segment.memory is None else {"memory": describe_memory(segment.memory, labels)}
     return {
         "index": segment.index, "start": round(segment.start, 6), "end": round(segment.end, 6),
-        "labels": ranked(segment.scores_C, labels, top_k),
+        "labels": ranked(segment.scores_C, labels, top_k), **memory,
     }  # fmt: skip
 
 

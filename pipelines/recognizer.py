@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.checkpoint import Checkpoint
+from models.config import PerClipConfig
 from models.errors import BadCheckpoint
 from models.spec import SMALL
 from pipelines.device import Device
 from pipelines.frames import Pixels
 from pipelines.onnx_weights import fill
+from pipelines.remembering import MemoryUse, Reads, change
 from pipelines.runtime import OnnxClassifier, OnnxSmall
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Recognizer:
         self._classifier: OnnxClassifier | FixedClassifier
         self.backbone_graphs: Mapping[str, bytes] = {}
         """Of the small backbone, for processes that run it, too: what OnnxSmall takes. Of others, and on a GPU, none."""
+        self._reads = _reads(model, graphs)
         if device == "cuda":
             from pipelines import cuda_side
 
@@ -80,6 +83,7 @@ class Recognizer:
             from pipelines.torch_side import missing_graphs
 
             graphs |= missing_graphs(model, set(graphs))
+            self._reads = _reads(model, graphs)
         self._classifier = OnnxClassifier(graphs["classify"])
         if small:
             self.backbone_graphs = {name: graphs[name] for name in ("look_over", "look_closer")}
@@ -119,6 +123,19 @@ class Recognizer:
         (scores_BC,) = self._classifier.scores(*self._whole(segment_BLF, memory_BM, mask_BL))
         return scores_BC
 
+    def memory_use(
+        self, segment_LF: np.ndarray, memory_M: np.ndarray, mask_L: np.ndarray, next_memory_M: np.ndarray
+    ) -> MemoryUse | None:
+        """What the memory did for one segment, see remembering.py; None for a model without memory. Costs as much as another prediction."""
+        if not len(memory_M):
+            return None
+        segment_1LF, mask_1L = segment_LF[None], mask_L[None]
+        without_1C = self.provisional(segment_1LF, self._first_memory_M[None], mask_1L)
+        read = None
+        if self._reads is not None:
+            read = float(self._reads(*self._whole(segment_1LF, memory_M[None], mask_1L))[0])
+        return MemoryUse(next_memory_M, change(memory_M, next_memory_M), read, without_1C[0])
+
     def _whole(self, segment_BLF: np.ndarray, memory_BM: np.ndarray, mask_BL: np.ndarray) -> tuple[np.ndarray, ...]:
         """Segments at their full length, which the graph has: absent clips are neither seen nor written."""
         missing = self.segment - segment_BLF.shape[1]
@@ -126,3 +143,14 @@ class Recognizer:
             segment_BLF = np.pad(segment_BLF, ((0, 0), (0, missing), (0, 0)))
             mask_BL = np.pad(mask_BL, ((0, 0), (0, missing)))
         return segment_BLF, memory_BM, mask_BL
+
+
+def _reads(model: Checkpoint, graphs: Mapping[str, bytes]) -> Reads | None:
+    """None where the graphs do not say what is read."""
+    config = model.config.classifier
+    if "classify" not in graphs or isinstance(config, PerClipConfig) or config.crt.writer == "none":
+        return None
+    try:
+        return Reads(graphs["classify"], config.crt.reader)
+    except ValueError:
+        return None

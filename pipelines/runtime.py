@@ -41,7 +41,7 @@ class OnnxSmall:
 
     def __init__(self, given: Mapping[str, bytes], *, threads: int) -> None:
         """given: look_over and look_closer, as graphs.of_backbone or quantize.quantize gives them. Raises BadCheckpoint."""
-        self._look_over, self._look_closer = _session(given["look_over"]), _session(given["look_closer"])
+        self._look_over, self._look_closer = session(given["look_over"]), session(given["look_closer"])
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backbone")
         self._cores = threading.BoundedSemaphore(threads)
         cv2.setNumThreads(1)  # on pictures as small as these, more cost more than they save
@@ -66,9 +66,9 @@ class OnnxClassifier:
 
     def __init__(self, graph: bytes) -> None:
         """graph: as graphs.classify gives it. Raises BadCheckpoint."""
-        self.advance = _session(graph)
+        self.advance = session(graph)
         """Segments, memories and masks to scores, those of the clips, and the next memories."""
-        self.scores = _session(part(graph, ["scores"]))
+        self.scores = session(part(graph, ["scores"]))
         """The same to scores alone; without the next memory, which is the larger part of the work."""
 
 
@@ -138,17 +138,17 @@ def part(graph: bytes, outputs: Sequence[str]) -> bytes:
     return Extractor(model).extract_model(inputs, list(outputs)).SerializeToString()
 
 
-def _session(graph: bytes) -> Callable[..., list[np.ndarray]]:
+def session(graph: bytes) -> Callable[..., list[np.ndarray]]:
     """A graph as a function of its inputs, in their order; several threads may share it. Raises BadCheckpoint."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        running = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except (InvalidArgument, InvalidProtobuf, InvalidGraph, Fail, NotImplemented) as error:
         raise BadCheckpoint(f"ONNX Runtime cannot run a graph of the model: {error}") from error
-    names = [one.name for one in session.get_inputs()]
+    names = [one.name for one in running.get_inputs()]
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
-        return session.run(None, dict(zip(names, arrays, strict=True)))
+        return running.run(None, dict(zip(names, arrays, strict=True)))
 
     return run

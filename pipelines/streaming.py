@@ -23,6 +23,7 @@ import numpy as np
 from models.spec import ClipSpec
 from pipelines.events import EventChange, EventOptions, EventTracker, RunState
 from pipelines.frames import Clip, Frame
+from pipelines.remembering import MemoryUse
 from pipelines.sample import Clipper, ClipperState, Sampler, SamplerState
 
 RECENT = 4
@@ -64,6 +65,8 @@ class SegmentResult:
     """float32[C], probabilities."""
     missing: int = 0
     """Frames that by their numbers never came."""
+    memory: MemoryUse | None = None
+    """What the memory did, where someone asked; not part of a state."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ from app.client.sources import Encoded, Given, Source
 
 _HEADER = struct.Struct("!Qd")
 """Before each picture: number and capture time."""
-_CHANGEABLE = ("top_k", "policy", "provisional")
+_CHANGEABLE = ("top_k", "policy", "provisional", "memory")
 """Options that a stream which is there already can be told."""
 _GREETING = 30.0
 """Seconds that a service has to say `ready`, or why not."""
@@ -91,8 +91,8 @@ class StreamClient:
         time. patience: seconds without success until Unreachable is raised, by default never. pauses: shortest and longest
         wait before another attempt, in seconds. buffer_frames, buffer_bytes: frames that are kept until they are durable; while
         there is no connection, so much of a live source. key: for services that ask for one.
-        options: those of a stream, see docs/protocol.md; of a stream that is there already only top_k, policy and provisional are
-        changed. Raises BadAddress.
+        options: those of a stream, see docs/protocol.md; of a stream that is there already only top_k, policy, provisional and memory
+        are changed. Raises BadAddress.
         """
         self._servers = [servers] if isinstance(servers, str) else list(servers)
         for server in self._servers:

@@ -81,7 +81,9 @@ Items = AsyncGenerator[tuple[str, dict[str, Any]], None]
     summary="Label a video",
 )
 async def label_clip(
-    request: Request, top_k: Annotated[int, Query(ge=1, le=1000, description="Labels to give, the best ones.")] = 5
+    request: Request,
+    top_k: Annotated[int, Query(ge=1, le=1000, description="Labels to give, the best ones.")] = 5,
+    memory: Annotated[bool, Query(description="Whether segments say what the memory did.")] = False,
 ) -> Response:
     """What do people do in this video? Labels for the whole, for each segment, and events with start and end."""
     engine: Engine = request.state.engine
@@ -97,7 +99,7 @@ async def label_clip(
             rate=settings.upload_rate,
         )
         path = await stack.enter_async_context(upload)
-        items: Items = _told(engine.label(engine.labelling(path)), engine, top_k)
+        items: Items = _told(engine.label(engine.labelling(path, memory=memory)), engine, top_k, streamed=form != JSON)
         return await answered(request, await stack.enter_async_context(aclosing(items)), form, stack)
 
 
@@ -112,11 +114,17 @@ async def answered(request: Request, items: Items, form: str, stack: AsyncExitSt
     return answer
 
 
-async def _told(results: AsyncGenerator[SegmentResult | VideoResult, None], engine: Engine, top_k: int) -> Items:
+async def _told(
+    results: AsyncGenerator[SegmentResult | VideoResult, None], engine: Engine, top_k: int, *, streamed: bool
+) -> Items:
     async with aclosing(results):
         async for one in results:
             if isinstance(one, VideoResult):
-                yield "result", describe(one, engine.recognizer, top_k)
+                body = describe(one, engine.recognizer, top_k)
+                if streamed:  # told with the segments, and large
+                    for segment in body["segments"]:
+                        segment.pop("memory", None)
+                yield "result", body
             else:
                 yield "segment", describe_segment(one, engine.recognizer.labels, top_k)
 

@@ -18,23 +18,24 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
-from app import protocol
+from app import protocol, schemas
 from app.batching import Batches
 from app.engine import Engine
+from app.following import segment_told
 from app.metrics import Metrics
 from app.problems import Busy, answer, problem_of
 from app.protocol import CLOSE, FRAMES, HEADER, VIDEO, Options
-from app.schemas import Label, ModelName, Size
+from app.schemas import ModelName, Size
 from app.sessions.base import SessionExpired, SessionUnknown
 from app.settings import Settings
-from app.streams import RENEW, Held, ServiceMoves, StreamOwned, Streams, check_id
+from app.streams import RENEW, Held, ServiceMoves, StreamOwned, StreamRewound, Streams, check_id
 from app.traces import Traces
 from models.errors import CrtError
 from pipelines.events import EventChange
 from pipelines.frames import Clip, Frame
-from pipelines.label import ranked
 from pipelines.live import LiveVideo, open_live
 from pipelines.pictures import BadPicture
+from pipelines.remembering import MemoryUse, describe_memory
 from pipelines.streaming import Segment, SegmentResult
 
 log = logging.getLogger(__name__)
@@ -276,35 +277,34 @@ class Connection:
             await self._tell(self._segment(step.result, final=True, latency=None))
             await self._tell_events(step.events, step.result.index)
 
-    def _segment(self, result: SegmentResult, *, final: bool, latency: float | None) -> protocol.SegmentLabels:
-        labels = ranked(result.scores_C, self._engine.recognizer.labels, self.held.options.top_k)
-        return protocol.SegmentLabels(
-            index=result.index, start=round(result.start, 6), end=round(result.end, 6), labels=[Label(**one) for one in labels],
-            final=final, latency=None if latency is None else round(latency, 6), missing=result.missing,
-        )  # fmt: skip
+    def _segment(
+        self, result: SegmentResult, *, final: bool, latency: float | None, memory: MemoryUse | None = None
+    ) -> protocol.SegmentLabels:
+        labels = self._engine.recognizer.labels
+        told = None if memory is None else schemas.MemoryUse(**describe_memory(memory, labels))
+        return segment_told(result, labels, self.held.options.top_k, final=final, latency=latency, memory=told)
 
-    async def _tell_segment(self, result: SegmentResult, arrived: float, *, final: bool) -> None:
+    async def _tell_segment(
+        self, result: SegmentResult, arrived: float, *, final: bool, memory: MemoryUse | None = None
+    ) -> None:
         latency = time.monotonic() - arrived
         self._metrics.latency.labels("final" if final else "provisional").observe(latency)
-        await self._tell(self._segment(result, final=final, latency=latency))
+        told = self._segment(result, final=final, latency=latency, memory=memory)
+        if final:
+            self.held.live.latency = told.latency
+        self._streams.followers.tell(self.held.id, told)
+        await self._tell(told if self.held.options.memory else told.model_copy(update={"memory": None}))
 
     async def _tell_dropped(self, frames: int, reason: protocol.DropReason, detail: str) -> None:
         self._metrics.dropped.labels(reason).inc(frames)
-        await self._tell(protocol.Dropped(frames=frames, reason=reason, detail=detail))
+        self.held.live.dropped += frames
+        told = protocol.Dropped(frames=frames, reason=reason, detail=detail)
+        self._streams.followers.tell(self.held.id, told)
+        await self._tell(told)
 
     async def _tell_events(self, changes: tuple[EventChange, ...] | list[EventChange], segment: int) -> None:
         for change in changes:
-            event = change.event
-            await self._tell(
-                protocol.EventTold(
-                    state=change.state,
-                    label=event.label,
-                    start=round(event.start, 6),
-                    end=round(event.end, 6),
-                    confidence=round(event.confidence, 6),
-                    segment=segment,
-                )
-            )
+            await self._tell(protocol.event_told(change, segment))
 
     async def end_with(self, error: Exception) -> None:
         """Says why, and closes."""
@@ -316,6 +316,8 @@ class Connection:
             reason, reconnect = "shutdown", True
         elif isinstance(error, StreamOwned) and hasattr(self, "held"):
             reason = "taken_over"
+        elif isinstance(error, StreamRewound):
+            reason = "rewound"
         elif isinstance(error, SessionExpired):
             reason = "expired"
         elif isinstance(error, SessionUnknown):
@@ -343,6 +345,7 @@ class Connection:
             live = self._may_drop and self.held.options.policy == "live"
             if isinstance(data, bytes):
                 self._metrics.received.inc()
+                self.held.live.came(time.monotonic())
             dropped = await self._inbox.put(_Item(time.monotonic(), data), live=live)
             if dropped:
                 self._dropped += dropped
@@ -410,7 +413,10 @@ class Connection:
             await self._finish(rest, item.arrived)
         changes = self.held.stream.close()
         await self._commit()
-        await self._tell_events(changes, self.held.stream.state().segments - 1)
+        last = self.held.stream.state().segments - 1
+        for change in changes:
+            self._streams.followers.tell(self.held.id, protocol.event_told(change, last))
+        await self._tell_events(changes, last)
         await self._ack()
         await self._tell(protocol.Goodbye(reason="end", reconnect=False))
         await self._socket.close(1000)
@@ -477,11 +483,16 @@ class Connection:
     async def _finish(self, segment: Segment, arrived: float) -> None:
         with self._traces.span("crt", segment=segment.index):
             predicted = await self._batches.advance(segment.features_LF, segment.memory_M, segment.mask_L)
+        memory = None
+        if self.held.options.memory or self._streams.followers.want_memory(self.held.id):
+            memory = await self._batches.memory_use(segment.features_LF, segment.memory_M, segment.mask_L, predicted[2])
         step = self.held.stream.advance(segment, *predicted)
         # Told is only what is durable: nobody else may say otherwise later.
         with self._traces.span("commit", segment=segment.index):
             await self._commit()
-        await self._tell_segment(step.result, arrived, final=True)
+        await self._tell_segment(step.result, arrived, final=True, memory=memory)
+        for change in step.events:
+            self._streams.followers.tell(self.held.id, protocol.event_told(change, step.result.index))
         await self._tell_events(step.events, step.result.index)
         await self._ack()
 

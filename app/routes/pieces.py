@@ -14,6 +14,7 @@ from fastapi.responses import Response
 
 from app import schemas
 from app.engine import Engine
+from app.following import segment_told
 from app.negotiation import choose
 from app.problems import documented
 from app.routes.clips import BODY, Items, answered
@@ -143,6 +144,8 @@ async def _work(
                     if n > max(state.segments - held.options.checkpoints, before.segments)
                 }
                 await streams.commit(held, checkpoints=kept, answer=answer)
+                for segment in one.segments:
+                    streams.followers.tell(held.id, segment_told(segment, labels, count))
                 yield "result", body
     except CrtError:
         if held.lost is not None:

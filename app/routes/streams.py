@@ -1,31 +1,26 @@
 """Streams over HTTP: make, list, show, forget, export; and the next piece of video of one."""
 
+import contextlib
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app import schemas
 from app.problems import documented
 from app.protocol import Options
 from app.sealing import Sealed, seal, unseal
-from app.sessions.base import Session
+from app.sessions.base import Session, SessionExpired, SessionUnknown
 from app.streams import ID, ModelChanged, Streams, health
-from models.errors import CrtError
 from pipelines import state as states
 from pipelines.label import ranked
 
 router = APIRouter()
 StreamId = Annotated[str, Path(pattern=f"^{ID.pattern}$", description="1 to 128 characters: letters, digits, . _ - :")]
 _ERRORS = ("parameter", "request", "session_unknown", "session_expired", "store", "internal")
-
-
-class CheckpointUnknown(CrtError):  # noqa: N818 - named after what is wrong
-    """The ring does not have the state after this segment."""
-
-    code = "checkpoint_unknown"
 
 
 class NewStream(Options):
@@ -76,10 +71,16 @@ async def list_streams(
     request: Request,
     after: Annotated[str | None, Query(max_length=128, description="Only ids that come after this one.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    full: Annotated[bool, Query(description="Each as GET /v1/streams/{id} shows it.")] = False,
 ) -> schemas.StreamList:
     """In the order of their ids; `next` is what to give as `after` for more."""
     streams: Streams = request.state.streams
     found = await streams.store.list(after, limit + 1)
+    if full:
+        return schemas.StreamList(
+            streams=await _in_full(streams, found[:limit]), count=await streams.store.count(),
+            next=found[limit - 1].id if len(found) > limit else None,
+        )  # fmt: skip
     told = [
         schemas.StreamSummary(
             id=s.id, model=s.model, segment=s.segment, created=s.created, touched=s.touched, expires=s.expires,
@@ -90,6 +91,15 @@ async def list_streams(
     return schemas.StreamList(
         streams=told, count=await streams.store.count(), next=told[-1].id if len(found) > limit else None
     )
+
+
+async def _in_full(streams: Streams, found: Sequence[Session]) -> list[schemas.Stream | schemas.StreamSummary]:
+    shown: list[schemas.Stream | schemas.StreamSummary] = []
+    for one in found:
+        with contextlib.suppress(SessionUnknown, SessionExpired):  # meanwhile
+            session = await streams.store.load(one.id)
+            shown.append(describe(streams, session, checkpoints=await streams.store.checkpoints(one.id)))
+    return shown
 
 
 @router.get("/v1/streams/{id}", summary="Show a stream", responses=documented(*_ERRORS))
@@ -119,19 +129,36 @@ async def export_state(
     """The session as a few signed KB; `POST /v1/streams` goes on from it."""
     streams: Streams = request.state.streams
     session = await streams.store.load(id)
-    state = session.state
-    if segment == 0:
-        state = streams.fresh(id, Options()).state
-    elif segment is not None and segment != session.segment:
-        kept = await streams.store.checkpoint(id, segment)
-        if kept is None:
-            ring = await streams.store.checkpoints(id)
-            there = f"{ring[0]} to {ring[-1]}" if ring else "none; give a stream `checkpoints` when it is made"
-            raise CheckpointUnknown(f"stream {id!r} keeps no state after segment {segment}; it has {there}")
-        state = kept
+    state = await streams.state_after(session, segment)
     number = session.segment if segment is None else segment
     text = seal(Sealed(id, number, session.model, state), request.state.state_keys[0])
     return schemas.StreamState(stream=id, segment=number, model=session.model, state=text)
+
+
+class Rewind(BaseModel):
+    """Where a stream is taken back to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    segment: Annotated[int, Field(ge=0)]
+    """Number of finished segments; 0 begins anew."""
+
+
+@router.post(
+    "/v1/streams/{id}/rewind",
+    summary="Take a stream back",
+    responses=documented(*_ERRORS, "checkpoint", "model_changed", "stream_owned", "service_moves"),
+)
+async def rewind_stream(
+    request: Request,
+    id: StreamId,
+    to: Rewind,
+    takeover: Annotated[bool, Query(description="Also while another client writes to it, who is told.")] = False,
+) -> schemas.Stream:
+    """To where it was after one of its segments, if that is among its `checkpoints`; 0 begins anew. What came after is forgotten."""
+    streams: Streams = request.state.streams
+    session = await streams.rewind(id, to.segment, takeover=takeover)
+    return describe(streams, session, checkpoints=await streams.store.checkpoints(id))
 
 
 def _writer(session: Session) -> schemas.Writer | None:
@@ -144,11 +171,14 @@ def describe(streams: Streams, session: Session, *, checkpoints: Any) -> schemas
     """A session as the API shows it."""
     recognizer = streams.recognizer
     options = Options.model_validate(dict(session.options))
+    live = streams.live(session.id)
     summary: dict[str, Any] = {
         "id": session.id, "model": session.model, "segment": session.segment, "created": session.created, "touched": session.touched,
         "expires": session.expires,
         "age": round(time.time() - session.created, 3), "writer": _writer(session), "options": options.model_dump(mode="json"),
         "state_bytes": len(session.state), "checkpoints": [checkpoints[0], checkpoints[-1]] if checkpoints else [],
+        "live": None if live is None else
+        schemas.Live(rate=round(live.rate, 3), latency=live.latency, dropped=live.dropped),
     }  # fmt: skip
     if session.model != recognizer.model.digest:
         return schemas.Stream(

@@ -45,6 +45,12 @@ def test_without_a_key_nothing_of_the_api_answers(guarded, headers):
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+def test_a_video_that_is_refused_hears_why(guarded):
+    """Although it is still being sent."""
+    answer = httpx.post(f"{guarded.url}/v1/clips", content=bytes(20_000_000), headers={"Content-Type": "video/mp4"})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
 def test_either_key_opens_in_each_of_its_forms(guarded):
     """So that one can be replaced while clients still use the other."""
     for key in (OLD, NEW):
