@@ -6,15 +6,12 @@ import sys
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app import logs
+from app.door import StreamDoor, front_door, open_wide
 from app.main import create_app
 from app.settings import Settings
 from models.errors import CrtError
-
-CLOSING = 2.0
-"""Seconds in which a client has to take in what it was sent last."""
 
 
 def main() -> int:
@@ -30,24 +27,15 @@ def main() -> int:
         return 2
     logs.install(settings.log_level, settings.log_format)
     print(f"crt-stream: http://{host}:{port}/")
+    open_wide()
     config = uvicorn.Config(
         app, host=host, port=int(port), log_level=settings.log_level, log_config=None, timeout_graceful_shutdown=settings.drain_seconds,
+        http=front_door(settings.upload_idle_seconds),
         # What one client may have in memory here, beside what waits in its stream's inbox.
-        ws=Door, ws_max_size=settings.frame_bytes, ws_max_queue=2, ws_ping_interval=20, ws_ping_timeout=20, ws_per_message_deflate=False,
+        ws=StreamDoor, ws_max_size=settings.frame_bytes, ws_max_queue=2, ws_ping_interval=20, ws_ping_timeout=20, ws_per_message_deflate=False,
     )  # fmt: skip
     Service(config, app).run()
     return 0
-
-
-class Door(WebSocketsSansIOProtocol):
-    """A client that reads nothing cannot keep its connection after it has been closed."""
-
-    async def run_asgi(self) -> None:
-        try:
-            await super().run_asgi()
-        finally:
-            # Closing waits until all is sent; to one who does not read, that is for ever.
-            self.loop.call_later(CLOSING, self.transport.abort)
 
 
 class Service(uvicorn.Server):

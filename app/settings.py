@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     upload_bytes: Annotated[int, Field(ge=1)] = 4 << 30
     """Largest upload, in bytes."""
     upload_idle_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 30.0
-    """Longest that an upload may pause, in seconds; after that time it must also have come at upload_rate on average."""
+    """Longest that an upload may pause and that a request's head may take, in seconds; after that time an upload must also have come at
+    upload_rate on average."""
     upload_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 16_384.0
     """Least average speed of an upload, in bytes a second: a slower one would hold its place for others too long."""
     answer_idle_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 30.0
