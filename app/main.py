@@ -1,5 +1,6 @@
 """Where the service's parts meet."""
 
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ from app.traces import Traced, collecting
 from models import checkpoint
 from pipelines.device import pick
 from pipelines.recognizer import Recognizer
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -90,11 +93,10 @@ def _state_keys(settings: Settings) -> list[bytes]:
     if settings.state_keys:
         return settings.state_keys
     url = urlsplit(settings.sessions)
-    return [
-        own_key(Path(unquote(url.path)[1:]).with_name("state.key"))
-        if url.scheme == "sqlite"
-        else secrets.token_bytes(32)
-    ]
+    if url.scheme == "sqlite":
+        return [own_key(Path(unquote(url.path)[1:]).with_name("state.key"))]
+    log.info("CRT_STATE_KEY is not set: exported states are good at this process only")
+    return [secrets.token_bytes(32)]
 
 
 def _version() -> str:

@@ -203,10 +203,15 @@ def _answer(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSON
     return JSONResponse(body, status_code=body["status"], media_type=MEDIA_TYPE, headers=headers)
 
 
+_RETRY_AFTER = {Busy.code: Busy.retry_after, "store_unavailable": 5, "service_moves": 1}
+"""Seconds after which it is worth trying again, by code."""
+
+
 def _headers(error: BaseException) -> dict[str, str] | None:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": 'Bearer realm="crt-stream"'}
-    return {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+    seconds = _RETRY_AFTER.get(getattr(error, "code", ""))
+    return None if seconds is None else {"Retry-After": str(seconds)}
 
 
 def answer(error: CrtError, request: Request | None = None) -> JSONResponse:
@@ -257,7 +262,11 @@ def install(app: FastAPI) -> None:
     async def of_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         errors = [
-            {"parameter": ".".join(str(part) for part in e["loc"][1:]), "problem": e["msg"]} for e in error.errors()
+            {
+                "parameter": ".".join(str(part) for part in e["loc"][1:] if e["type"] != "json_invalid") or "body",
+                "problem": e["msg"],
+            }
+            for e in error.errors()
         ]
         detail = "; ".join(f"{e['parameter']}: {e['problem']}" for e in errors)
         return _answer(counted(request, problem("parameter_bad", detail, errors=errors)))

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     """How long a store that is away is tried again before a client is sent away, in seconds."""
     state_key: Annotated[str, Field(min_length=16, max_length=4096)] | None = None
     """Signs exported states; services that take each other's need the same. Of several, a line each, the first signs and all are
-    accepted. By default one is made and kept in var/state.key."""
+    accepted. By default one is made, and kept as state.key beside the sessions of sqlite://; with another store it ends with the process."""
     api_keys: Annotated[str, Field(max_length=65_536)] | None = None
     """Keys, a line each, one of which every request to /v1 must carry; see app/security.py. By default none is asked for."""
     secrets: Path = Path("/run/secrets")

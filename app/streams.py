@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
@@ -26,6 +27,7 @@ from app.sessions.base import (
     Answer,
     Session,
     SessionExists,
+    SessionExpired,
     SessionStore,
     SessionUnknown,
     StoreUnavailable,
@@ -38,7 +40,8 @@ from pipelines.recognizer import Recognizer
 from pipelines.streaming import Stream, StreamState
 
 log = logging.getLogger(__name__)
-ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:-]{1,128}")
+"""Neither "." nor "..", which clients take out of addresses."""
 LEASE = 10.0
 """Seconds that a writer on another machine is believed to live without a word."""
 RENEW = 3.0
@@ -99,7 +102,9 @@ class ServiceMoves(StreamError):  # noqa: N818
 def check_id(id: str) -> str:
     """Raises ValueError for an id that no stream can have."""
     if not ID.fullmatch(id):
-        raise ValueError("a stream's id has 1 to 128 characters: letters, digits, '.', '_', '-' and ':'")
+        raise ValueError(
+            "a stream's id has 1 to 128 characters: letters, digits, '.', '_', '-' and ':', and is neither '.' nor '..'"
+        )
     return id
 
 
@@ -133,6 +138,12 @@ class Writer:
         client, _, process = owner.rpartition("@")
         return cls(client, process)
 
+    @property
+    def place(self) -> str:
+        """Of its service, for people."""
+        host, _, rest = self.process.partition("/")
+        return f"{host} (process {rest.split('/')[1]})" if rest.count("/") == 2 else host
+
     def alive(self, lease_until: float | None, now: float) -> bool:
         """Whether it may still write: its lease runs and, as far as that can be seen from this machine, its process is there."""
         ours, theirs = process().split("/"), self.process.split("/")
@@ -156,6 +167,8 @@ class Held:
     options: Options
     evict: Callable[[CrtError], None]
     """Ends whoever holds it, when the stream is taken over, deleted or the service goes down."""
+    heard: float
+    """When frames last came, in seconds since 1970."""
     lost: CrtError | None = None
     """Why it no longer may write."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -336,7 +349,7 @@ class Streams:
             stream, options = self.stream_of(session)
             if (kept := self._rest.pop(id, None)) is not None and kept[:2] == (session.created, session.version - 1):
                 stream = kept[2]
-            held = Held(session, stream, writer, options, evict)
+            held = Held(session, stream, writer, options, evict, session.touched)
             self._held[id] = held
             return held
         raise StreamOwned(f"many clients want to write to stream {id!r} at the same time; try again")
@@ -354,7 +367,8 @@ class Streams:
         if alive and other.client != client:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.owner_since or now))
             raise StreamOwned(
-                f"another client writes to stream {session.id!r} since {since}; wait for it, or take over with takeover=true"
+                f"another client writes to stream {session.id!r} since {since}, at the service {other.place}; wait for it, "
+                "or take over with takeover=true"
             )
 
     def _lose(self, held: Held, why: CrtError) -> None:
@@ -397,7 +411,7 @@ class Streams:
                     session, state=states.to_bytes(state), segment=state.segments, touched=now, expires=_expiry(options, session.created, now),
                     owner=None, owner_since=None, lease_until=None,
                 )  # fmt: skip
-                held = Held(session, stream, Writer("", self._process), options, lambda _: None)
+                held = Held(session, stream, Writer("", self._process), options, lambda _: None, now)
                 try:
                     earlier = passed[:-1][-options.checkpoints :] if options.checkpoints else []
                     kept = {one.segments: states.to_bytes(one) for one in earlier}
@@ -412,10 +426,11 @@ class Streams:
         raise StreamOwned(f"many clients want to write to stream {id!r} at the same time; try again")
 
     async def state_after(self, session: Session, segment: int | None) -> bytes:
-        """The state after so many of a session's segments, by default all. Raises CheckpointUnknown, StoreUnavailable."""
+        """The state after so many of a session's segments, by default all. Raises CheckpointUnknown, ModelChanged, StoreUnavailable."""
         if segment is None or segment == session.segment:
             return session.state
         if segment == 0:
+            self.state_of(session)  # the state before all is this model's
             return states.to_bytes(StreamState(memory_M=self.recognizer.initial_memory()))
         kept = await self.store.checkpoint(session.id, segment)
         if kept is None:
@@ -462,12 +477,15 @@ class Streams:
         held: Held,
         *,
         frames: bool = True,
+        stream: Stream | None = None,
         checkpoints: Mapping[int, bytes] | None = None,
         answer: Answer | None = None,
         options: Options | None = None,
         release: bool = False,
     ) -> None:
         """Makes the stream's state durable. `frames` says that there were some, which keeps it from expiring.
+
+        `stream` takes the place of the holder's, unless the commit fails: then it is as if it had never been.
 
         Raises StoreUnavailable when the store stays away for too long; StreamOwned, SessionUnknown or SessionExpired when the
         stream is no longer the holder's.
@@ -480,8 +498,11 @@ class Streams:
             if options is not None:
                 held.options = options
             now = time.time()
+            if frames:
+                held.heard = now
+            before, held.stream = held.stream, stream or held.stream
             state = held.stream.state()
-            touched = now if frames else held.session.touched
+            touched = max(held.heard, held.session.touched)
             session = replace(
                 held.session, state=states.to_bytes(state), segment=state.segments, touched=touched,
                 options=held.options.model_dump(mode="json", exclude_defaults=True), expires=_expiry(held.options, held.session.created, touched),
@@ -492,17 +513,31 @@ class Streams:
                 checkpoints = {state.segments: session.state}
             # Whoever waits may be cancelled; whether it was written must be known nevertheless.
             held.saving = asyncio.ensure_future(self._save(held, session, checkpoints or {}, answer))
-            held.saving.add_done_callback(lambda done: self._saved(held, done))
+            held.saving.add_done_callback(partial(self._saved, held, before))
             await asyncio.shield(held.saving)
 
     @staticmethod
-    def _saved(held: Held, done: asyncio.Future[Session]) -> None:
+    def _saved(held: Held, before: Stream, done: asyncio.Future[Session]) -> None:
         if not done.cancelled() and done.exception() is None:
             held.session = done.result()
+        else:
+            held.stream = before
 
     async def renew(self, held: Held) -> None:
-        """Says that the writer lives; nothing else changes."""
+        """Says that the writer lives, and when it last had frames; nothing else changes."""
         await self.commit(held, frames=False)
+
+    async def keep(self, held: Held) -> None:
+        """Says so again and again, before the lease or the stream's idle time runs out. Raises SessionExpired, and what commit does."""
+        while True:
+            idle = held.options.idle_seconds
+            await asyncio.sleep(min(RENEW, max(idle / 4, 0.05)))
+            session, now = held.session, time.time()
+            if now >= session.expires:
+                raise SessionExpired(held.id)
+            idles = held.heard > session.touched and now - session.touched > idle / 2
+            if idles or (session.lease_until or 0) - now < 2 * RENEW:
+                await self.renew(held)
 
     async def release(self, held: Held, *, keep: bool = False) -> None:
         """Gives the stream back. With `keep`, what is in its unfinished segment waits here for the next piece."""
@@ -561,7 +596,8 @@ class Streams:
             return saved
         except VersionConflict as conflict:
             self._metrics.conflicts.inc()
-            gone = SessionUnknown(held.id) if conflict.found is None else None
+            expired = time.time() >= held.session.expires
+            gone = None if conflict.found is not None else (SessionExpired if expired else SessionUnknown)(held.id)
             why = gone or StreamOwned(f"another client has taken over stream {held.id!r}")
             held.lost = held.lost or why
             raise why from conflict

@@ -28,7 +28,7 @@ from app.protocol import CLOSE, FRAMES, HEADER, VIDEO, Options
 from app.schemas import ModelName, Size
 from app.sessions.base import SessionExpired, SessionUnknown
 from app.settings import Settings
-from app.streams import RENEW, Held, ServiceMoves, StreamOwned, StreamRewound, Streams, check_id
+from app.streams import Held, ServiceMoves, StreamOwned, StreamRewound, Streams, check_id
 from app.traces import Traces
 from models.errors import CrtError
 from pipelines.events import EventChange
@@ -40,6 +40,7 @@ from pipelines.streaming import Segment, SegmentResult
 
 log = logging.getLogger(__name__)
 router = APIRouter()
+_LAST_NUMBER = (1 << 53) - 1
 _LATEST = 1e11
 """Seconds: later capture times are in other units, and too coarse in float64."""
 _SLOW_STORE = 1.0
@@ -86,6 +87,8 @@ class _Item:
 
     arrived: float
     data: bytes | str
+    credited: bool = False
+    """Whether credit was given for it already."""
 
 
 class _Inbox:
@@ -97,14 +100,14 @@ class _Inbox:
         self._held = 0
         self._filled, self._freed = asyncio.Event(), asyncio.Event()
 
-    async def put(self, item: _Item, *, live: bool) -> int:
-        """Waits for room; with `live`, makes room by dropping the oldest frames, and says how many. For one task."""
-        dropped = 0
+    async def put(self, item: _Item, *, live: bool) -> list[_Item]:
+        """Waits for room; with `live`, makes room by dropping the oldest frames. Gives those. For one task."""
+        dropped: list[_Item] = []
         while self._full():
             if live and (oldest := next((i for i in self._items if isinstance(i.data, bytes)), None)) is not None:
                 self._items.remove(oldest)
                 self._held -= len(oldest.data)
-                dropped += 1
+                dropped.append(oldest)
             else:
                 self._freed.clear()
                 await self._freed.wait()
@@ -112,6 +115,10 @@ class _Inbox:
         self._held += len(item.data)
         self._filled.set()
         return dropped
+
+    @property
+    def empty(self) -> bool:
+        return not self._items
 
     def _full(self) -> bool:
         return bool(self._items) and (len(self._items) >= self._frames or self._held >= self._bytes)
@@ -235,7 +242,7 @@ class Connection:
 
     def _jobs(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on at the same time until one ends. An error of an earlier one is why the others ended, too."""
-        return [self._work(), self._renew(), self._receive()]
+        return [self._work(), self._streams.keep(self.held), self._receive()]
 
     async def _close(self) -> None:
         """What is to be done at the end."""
@@ -341,20 +348,25 @@ class Connection:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1006))
-            data: bytes | str = message.get("bytes") or message.get("text") or b""
+            data: bytes | str = message["text"] if message.get("bytes") is None else message["bytes"]
             live = self._may_drop and self.held.options.policy == "live"
             if isinstance(data, bytes):
                 self._metrics.received.inc()
+                self.held.heard = time.time()
                 self.held.live.came(time.monotonic())
-            dropped = await self._inbox.put(_Item(time.monotonic(), data), live=live)
-            if dropped:
-                self._dropped += dropped
-                await self._tell_dropped(dropped, "live", "frames came faster than they are worked on")
-            if live and isinstance(data, bytes):
-                await self._grant()
+            item = _Item(time.monotonic(), data)
+            if dropped := await self._inbox.put(item, live=live):
+                self._dropped += len(dropped)
+                await self._tell_dropped(len(dropped), "live", "frames came faster than they are worked on")
+                for one in dropped:
+                    await self._grant(one)
+            if live:
+                await self._grant(item)
 
     async def _work(self) -> None:
         while True:
+            if self._inbox.empty:
+                await self._tell_overdue()
             item = await self._inbox.get()
             if isinstance(item.data, str):
                 if await self._told(item):
@@ -366,11 +378,10 @@ class Connection:
                 and self._waited(item) > self._settings.live_seconds
             ):
                 self._overdue += 1
-                continue
-            await self._tell_overdue()
-            await self._frame(item)
-            if self.held.options.policy == "complete":
-                await self._grant()
+            else:
+                await self._tell_overdue()
+                await self._frame(item)
+            await self._grant(item)
 
     @staticmethod
     def _waited(item: _Item) -> float:
@@ -384,8 +395,11 @@ class Connection:
             detail = f"frames waited longer than {self._settings.live_seconds:g} s: nobody wants to know any more"
             await self._tell_dropped(overdue, "live", detail)
 
-    async def _grant(self) -> None:
-        """Credit for one more frame; it is told of several at once."""
+    async def _grant(self, item: _Item) -> None:
+        """Credit for one more frame in this one's place; it is told of several at once."""
+        if item.credited or isinstance(item.data, str):
+            return
+        item.credited = True
         self._owed += 1
         if self._owed >= max(1, self._settings.credit // 4):
             owed, self._owed = self._owed, 0
@@ -433,12 +447,16 @@ class Connection:
                 f"picture; this message has {len(item.data)} bytes"
             )
         number, seconds = HEADER.unpack_from(item.data)
+        if number > _LAST_NUMBER:
+            raise BadFrame(
+                f"frame number {number} is beyond {_LAST_NUMBER}, the last that JSON says exactly; numbers are in network order"
+            )
         if not (math.isfinite(seconds) and abs(seconds) < _LATEST):
             raise BadFrame(f"frame {number} has the capture time {seconds!r}; give seconds")
         stream = self.held.stream
         if number < stream.frame:
             return
-        if stream.latest is not None and number > stream.frame:
+        if number > stream.frame:
             left_out = number - stream.frame
             told = min(left_out, self._dropped)  # as dropped here
             self._dropped -= told
@@ -511,15 +529,6 @@ class Connection:
     async def _ack(self) -> None:
         state = self.held.stream.state()
         await self._tell(protocol.Ack(frame=state.frame, segment=state.segments, expires=self.held.expires))
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW)
-            session = self.held.session
-            if session.expires is not None and time.time() >= session.expires:
-                raise SessionExpired(self.held.id)
-            if (session.lease_until or 0) - time.time() < 2 * RENEW:
-                await self._streams.renew(self.held)
 
 
 class VideoConnection(Connection):

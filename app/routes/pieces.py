@@ -4,8 +4,11 @@ import asyncio
 import copy
 import hashlib
 import json
+import time
+import zlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +24,7 @@ from app.routes.clips import BODY, Items, answered
 from app.routes.streams import StreamId
 from app.sessions.base import ANSWER_BYTES, Answer
 from app.settings import Settings
-from app.streams import RENEW, Held, StreamGap, Streams
+from app.streams import Held, StreamGap, Streams
 from app.uploads import received
 from models.errors import CrtError
 from pipelines import state as states
@@ -72,84 +75,90 @@ async def label_piece(
         asked = ""
         if idempotency_key is not None:
             asked = await asyncio.to_thread(_digest, path, f"{start} {end} {top_k}")
-        held, running = await stack.enter_async_context(_writing(streams, id))
+        writing = await stack.enter_async_context(_writing(streams, id))
         if idempotency_key is not None and (before := await streams.store.answer(id, idempotency_key)) is not None:
             if before.request != asked:
                 raise IdempotencyConflict(
                     f"the Idempotency-Key {idempotency_key!r} was used for another request; take another key for another piece"
                 )
-            items = _again(json.loads(before.body))
+            items = _again(recalled(before.body))
         else:
-            items = _work(streams, engine, held, running, path, start, end, top_k, idempotency_key, asked)
+            items = _work(streams, engine, writing, path, start, end, top_k, idempotency_key, asked)
         return await answered(request, await stack.enter_async_context(aclosing(items)), form, stack)
 
 
+@dataclass(eq=False)
+class _Writing:
+    """A stream that is held, and what works on its piece."""
+
+    held: Held
+    running: Labelling | None = None
+    evicted: CrtError | None = None
+    """Why it has to be given up."""
+
+
 @asynccontextmanager
-async def _writing(streams: Streams, id: str) -> AsyncGenerator[tuple[Held, list[Labelling]], None]:
-    """Holds the stream while the block lasts. What is in the list when the stream is taken away is killed."""
-    running: list[Labelling] = []
+async def _writing(streams: Streams, id: str) -> AsyncGenerator[_Writing, None]:
+    """Holds the stream while the block lasts. When the stream is taken away, what works on the piece is killed."""
+    writing: _Writing
 
     def evict(why: CrtError) -> None:
-        for labelling in running:
-            labelling.kill()
+        writing.evicted = why
+        if writing.running is not None:
+            writing.running.kill()
 
-    held = await streams.hold(id, None, evict)
-    renewing = asyncio.create_task(_renew(streams, held))
+    writing = _Writing(await streams.hold(id, None, evict))
+    writing.held.heard = time.time()
+    keeping = asyncio.create_task(streams.keep(writing.held))
     try:
-        yield held, running
+        yield writing
     finally:
-        renewing.cancel()
-        await asyncio.wait([renewing])
-        await streams.release(held, keep=True)
-
-
-async def _renew(streams: Streams, held: Held) -> None:
-    while True:
-        await asyncio.sleep(RENEW)
-        await streams.renew(held)
+        keeping.cancel()
+        # If it has failed, so will the commit, which says why.
+        await asyncio.gather(keeping, return_exceptions=True)
+        await streams.release(writing.held, keep=True)
 
 
 async def _work(
-    streams: Streams, engine: Engine, held: Held, running: list[Labelling], path: Path, start: float | None, end: bool,
+    streams: Streams, engine: Engine, writing: _Writing, path: Path, start: float | None, end: bool,
     top_k: int | None, key: str | None, asked: str,
 ) -> Items:  # fmt: skip
     """Labels the piece, then commits what it brought and the answer with it, then tells the result."""
+    held = writing.held
     before = held.stream.state()
     offset = _offset(held, start)
     # A piece that breaks off must leave no trace: the work is done on a copy.
     stream = copy.deepcopy(held.stream)
     labelling = engine.labelling(path, stream=stream, offset=offset, end=end)
-    running.append(labelling)
+    writing.running = labelling
     count, labels = top_k or held.options.top_k, engine.recognizer.labels
     try:
+        if writing.evicted is not None:
+            raise writing.evicted
         async with aclosing(engine.label(labelling)) as results:
             async for one in results:
                 if not isinstance(one, VideoResult):
                     yield "segment", describe_segment(one, labels, count)
                     continue
                 body = describe(one, engine.recognizer, count)
-                held.stream = stream
                 state = stream.state()
                 body["stream"] = {
                     "id": held.id, "segment": state.segments, "position": state.position, "received": state.received,
                     "missing": state.missing,
                 }  # fmt: skip
-                answer = None
-                text = json.dumps(body).encode()
-                if key is not None and len(text) <= ANSWER_BYTES:
-                    answer = Answer(key, asked, text)
+                answer = None if key is None else Answer(key, asked, await asyncio.to_thread(remembered, body))
                 kept = {
                     n: states.to_bytes(s)
                     for n, s in labelling.states.items()
                     if n > max(state.segments - held.options.checkpoints, before.segments)
                 }
-                await streams.commit(held, checkpoints=kept, answer=answer)
+                await streams.commit(held, stream=stream, checkpoints=kept, answer=answer)
                 for segment in one.segments:
                     streams.followers.tell(held.id, segment_told(segment, labels, count))
                 yield "result", body
     except CrtError:
-        if held.lost is not None:
-            raise held.lost from None
+        if (why := held.lost or writing.evicted) is not None:
+            raise why from None
         raise
 
 
@@ -172,6 +181,25 @@ def _digest(path: Path, more: str) -> str:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(more.encode())
     return digest.hexdigest()
+
+
+def remembered(body: dict[str, Any]) -> bytes:
+    """An answer to keep, at most ANSWER_BYTES: of the piece of a day that is too long only what it was about and where the stream is."""
+    packed = zlib.compress(json.dumps(body).encode())
+    if len(packed) > ANSWER_BYTES:
+        shortened = {
+            "code": "answer_shortened",
+            "detail": "this is a retry: the piece was labelled before, and its segments and events are too many to be told again",
+        }
+        body = {**body, "segments": [], "events": [], "warnings": [*body["warnings"], shortened]}
+        packed = zlib.compress(json.dumps(body).encode())
+    return packed
+
+
+def recalled(kept: bytes) -> dict[str, Any]:
+    """What was remembered."""
+    body: dict[str, Any] = json.loads(kept if kept.startswith(b"{") else zlib.decompress(kept))
+    return body
 
 
 async def _again(body: dict[str, Any]) -> Items:

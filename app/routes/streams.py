@@ -7,26 +7,27 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import schemas
 from app.problems import documented
 from app.protocol import Options
 from app.sealing import Sealed, seal, unseal
 from app.sessions.base import Session, SessionExpired, SessionUnknown
-from app.streams import ID, ModelChanged, Streams, health
+from app.streams import ID, ModelChanged, Streams, check_id, health
 from pipelines import state as states
 from pipelines.label import ranked
 
 router = APIRouter()
-StreamId = Annotated[str, Path(pattern=f"^{ID.pattern}$", description="1 to 128 characters: letters, digits, . _ - :")]
+_ID = AfterValidator(check_id), Field(json_schema_extra={"pattern": f"^{ID.pattern}$"})
+StreamId = Annotated[str, *_ID, Path(description="1 to 128 characters: letters, digits, . _ - :")]
 _ERRORS = ("parameter", "request", "session_unknown", "session_expired", "store", "internal")
 
 
 class NewStream(Options):
     """A stream to be made."""
 
-    id: Annotated[str, Field(pattern=f"^{ID.pattern}$")] | None = None
+    id: Annotated[str, *_ID] | None = None
     """Made up if none is given."""
     state: Annotated[str, Field(max_length=65536)] | None = None
     """As exported; none for a stream that begins."""
@@ -124,7 +125,9 @@ async def delete_stream(request: Request, id: StreamId) -> None:
 async def export_state(
     request: Request,
     id: StreamId,
-    segment: Annotated[int | None, Query(ge=0, description="Number of finished segments; default: all.")] = None,
+    segment: Annotated[
+        int | None, Query(ge=0, lt=1 << 53, description="Number of finished segments; default: all.")
+    ] = None,
 ) -> schemas.StreamState:
     """The session as a few signed KB; `POST /v1/streams` goes on from it."""
     streams: Streams = request.state.streams
@@ -140,7 +143,7 @@ class Rewind(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    segment: Annotated[int, Field(ge=0)]
+    segment: Annotated[int, Field(ge=0, lt=1 << 53)]
     """Number of finished segments; 0 begins anew."""
 
 

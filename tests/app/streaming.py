@@ -117,6 +117,11 @@ class Camera:
                 self.closed = True
                 self._more.notify_all()
 
+    @property
+    def credit(self) -> int:
+        """Frames that may be sent."""
+        return self._credit
+
     def send(self, first: int, end: int) -> bool:
         """Frames first..end-1, as credit allows; False if the connection was lost on the way."""
         return all(self.send_raw(message(i, fps=self.fps, seed=self.seed)) for i in range(first, end))

@@ -396,6 +396,8 @@ def test_the_state_of_another_model_is_refused_by_name(service, model, client, i
         assert (answer.status_code, answer.json()["code"]) == (409, "model_changed")
         answer = httpx.post(f"{two.url}/v1/streams/{id}/clips", content=b"x", headers={"content-type": "video/mp4"})
         assert answer.json()["code"] == "model_changed"
+        answer = httpx.get(f"{two.url}/v1/streams/{id}/state", params={"segment": 0})
+        assert answer.json()["code"] == "model_changed"
         assert httpx.get(f"{two.url}/v1/streams/{id}").json()["memory"] is None
 
 
