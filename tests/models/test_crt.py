@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.config import CrtConfig
 from models.crt import CompactRecurrentTransformer
+from models.layers import Block, allowed_keys
 from models.reading import make_reader
 
 READERS = ("prepend", "cross_attention", "add")
@@ -276,3 +277,28 @@ def test_impossible_configs_are_refused(changes: dict[str, Any], says: str) -> N
     """By the name of the field, a mistyped one included."""
     with pytest.raises(ValueError, match=says):
         CrtConfig(**changes)
+
+
+@torch.no_grad()
+def test_a_block_computes_what_torchs_own_layers_do() -> None:
+    """Pre-norm attention and feed-forward as nn.MultiheadAttention and nn.Sequential give them; a further key is one more token to look at."""
+    block = Block(width=16, heads=4, hidden=32, dropout=0.0)
+    for norm in (block.attention_norm, block.forward_norm):
+        nn.init.normal_(norm.weight)
+    theirs = nn.MultiheadAttention(16, 4, batch_first=True)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": block.attention.qkv.weight, "in_proj_bias": block.attention.qkv.bias,
+            "out_proj.weight": block.attention.out.weight, "out_proj.bias": block.attention.out.bias,
+        }
+    )  # fmt: skip
+    tokens, memory = torch.randn(3, 5, 16), torch.randn(3, 1, 16)
+    asked = block.attention_norm(tokens)
+    for extra in (None, memory):
+        allowed = allowed_keys(torch.ones(3, 5, dtype=torch.bool), causal=True, extra=0 if extra is None else 1)
+        seen = asked if extra is None else torch.cat([block.attention_norm(extra), asked], dim=1)
+        mixed, _ = theirs(asked, seen, seen, attn_mask=~allowed[0, 0])
+        attended = block.attend(tokens, allowed, extra)
+        torch.testing.assert_close(attended, tokens + mixed, atol=1e-5, rtol=1e-5)
+        thought = attended + block.feed_forward(block.forward_norm(attended))
+        torch.testing.assert_close(block.think(attended), thought, atol=1e-6, rtol=0)
