@@ -56,6 +56,17 @@ def test_every_benchmark_and_backbone_is_in_the_readme():
         assert f"`{name}`" in README
 
 
+def test_the_models_figures_are_those_of_its_card():
+    """As they were measured when it was trained."""
+    accuracy = json.loads((ROOT / "models" / "bundled" / "config.json").read_text())["card"]["accuracy"]
+    test, without = accuracy["test"], accuracy["test_without_memory"]
+    text = " ".join(README.split())
+    assert f"{test['trimmed_mean_class_accuracy']:.1%} mean class accuracy".replace("%", " %") in text
+    assert f"{test['drinks_after_20_s']:.1%} of containers right".replace("%", " %") in text
+    assert f"({without['drinks_after_20_s']:.1%} without memory)".replace("%", " %") in text
+    assert f"{test['untrimmed_frame_accuracy']:.1%} of moments right".replace("%", " %") in text
+
+
 def test_every_make_target_and_file_that_the_readme_names_exists():
     """Links, pictures, commands."""
     makefile = (ROOT / "Makefile").read_text()
