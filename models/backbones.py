@@ -123,8 +123,11 @@ def create_backbone(
     return backbone.eval()
 
 
-def published_weights(name: str) -> dict[str, Tensor]:
-    """torchvision's best weights for this name, from its cache or the internet. Raises WeightsUnavailable, BadWeights."""
+def published_weights(name: str, otherwise: str = "give its path as weights") -> dict[str, Tensor]:
+    """torchvision's best weights for this name, from its cache or the internet. Raises WeightsUnavailable, BadWeights.
+
+    otherwise: how to name a file of them, for whom they cannot be fetched.
+    """
     if name not in PUBLISHED:
         raise WeightsUnavailable(f"{name} has no published weights; its weights come with a checkpoint")
     weights = torchvision_models().get_model_weights(name).DEFAULT
@@ -134,7 +137,7 @@ def published_weights(name: str) -> dict[str, Tensor]:
     except OSError as error:  # of which urllib's errors are kinds
         raise WeightsUnavailable(
             f"the published weights of {name} are not on this machine and could not be fetched ({error}). "
-            f"Place {file.name} in {file.parent}, or give its path as weights."
+            f"Place {file.name} in {file.parent}, or {otherwise}."
         ) from error
     except Exception as error:  # see read_weights
         raise BadWeights(

@@ -29,7 +29,8 @@ def read(name: str) -> Checkpoint:
         raise UnknownBackbone(
             f"there is no model {PUBLISHED}{network}; there are {', '.join(PUBLISHED + n for n in LAST)}"
         )
-    found = read_weights(Path(file)) if file else published_weights(network)
+    named = f"name it: {PUBLISHED}{network}@FILE"
+    found = read_weights(Path(file)) if file else published_weights(network, named)
     source = file or f"the published weights of {network}"
     backbone = create_backbone(network)
     fit_weights(backbone, found, source)

@@ -77,7 +77,9 @@ def test_a_machine_without_internet_is_told_which_file_to_put_where(
 
     monkeypatch.setattr(urllib.request, "urlopen", no_internet)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsUnavailable, match=rf"Place s3d-\w+\.pth in {tmp_path}/hub/checkpoints"):
+    with pytest.raises(
+        WeightsUnavailable, match=rf"Place s3d-\w+\.pth in {tmp_path}/hub/checkpoints, or name it: kinetics400:s3d@FILE"
+    ):
         checkpoint.read("kinetics400:s3d")
 
 
