@@ -26,7 +26,6 @@ _Asked = TypeVar("_Asked")
 _Told = TypeVar("_Told")
 _Frames = tuple[Pixels, ...]
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-MOST_SEGMENTS = 32
 GATHER = 0.006
 """Seconds that a segment waits for others to come: a step for four streams costs little more than one for one."""
 
@@ -105,8 +104,9 @@ class Batches:
         self._clips: _Queue[_Frames, np.ndarray] = _Queue(
             "backbone", recognizer.clips_a_call, 0.0, self._features, metrics
         )
-        self._segments: _Queue[_Arrays, _Arrays] = _Queue("crt", MOST_SEGMENTS, GATHER, self._advance, metrics)
-        self._glimpses: _Queue[_Arrays, np.ndarray] = _Queue("crt", MOST_SEGMENTS, GATHER, self._provisional, metrics)
+        most = recognizer.segments_a_call
+        self._segments: _Queue[_Arrays, _Arrays] = _Queue("crt", most, GATHER, self._advance, metrics)
+        self._glimpses: _Queue[_Arrays, np.ndarray] = _Queue("crt", most, GATHER, self._provisional, metrics)
         # Segments are quick, and someone waits for their labels.
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="segments")
         self._threads = ThreadPoolExecutor(recognizer.side_by_side, thread_name_prefix="clips")

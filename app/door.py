@@ -5,6 +5,7 @@ import contextlib
 import resource
 
 import h11
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
@@ -61,6 +62,12 @@ class StreamDoor(WebSocketsSansIOProtocol):
 
     _pong: bytes | None = None
     """The answer to the latest pings, which waits until the client reads."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            # A refusal completes the handshake, too. The base forgets that, and logs each as a fault of the service.
+            self.handshake_complete = True
 
     async def run_asgi(self) -> None:
         try:

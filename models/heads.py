@@ -76,6 +76,7 @@ def masked_mean(values_BLC: Tensor, mask_BL: Tensor | None) -> Tensor:
     """The mean over the positions present, float[B, C]; zero for a row without any."""
     if mask_BL is None:
         return values_BLC.mean(dim=1)
-    present_BL1 = mask_BL[..., None]
-    total_BC = torch.where(present_BL1, values_BLC, 0).sum(dim=1)
-    return total_BC / present_BL1.sum(dim=1).clamp(min=1)
+    there_BLC = torch.where(mask_BL[..., None], values_BLC, 0)
+    # As a product: ONNX Runtime sums up in another order when other streams are in the batch, which shows in the last bit.
+    total_BC = (mask_BL.to(values_BLC.dtype)[:, None] @ there_BLC)[:, 0]
+    return total_BC / mask_BL.sum(dim=1, keepdim=True).clamp(min=1)

@@ -28,6 +28,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
+        self.width = width
         self.heads = heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width)
@@ -36,12 +37,12 @@ class SelfAttention(nn.Module):
     def forward(self, tokens_BLD: Tensor, allowed_B1LS: Tensor, extra_BXD: Tensor | None = None) -> Tensor:
         """Keys and values are extra_BXD's, then the tokens' own: S = X + L."""
         B, L, D = tokens_BLD.shape
-        query_BLD, key_BSD, value_BSD = self.qkv(tokens_BLD).chunk(3, dim=-1)
+        query_BLD, key_BSD, value_BSD = self.qkv(tokens_BLD).split(self.width, dim=-1)
         if extra_BXD is not None:
-            # Only the key and value rows of the projection: nobody asks on behalf of the further keys.
-            extra_BX2D = F.linear(extra_BXD, self.qkv.weight[D:], self.qkv.bias[D:])
-            key_BSD = torch.cat([extra_BX2D[..., :D], key_BSD], dim=1)
-            value_BSD = torch.cat([extra_BX2D[..., D:], value_BSD], dim=1)
+            # The whole projection, though nobody asks on behalf of the further keys: cutting weights out of it costs a graph more.
+            _, extra_key_BXD, extra_value_BXD = self.qkv(extra_BXD).split(self.width, dim=-1)
+            key_BSD = torch.cat([extra_key_BXD, key_BSD], dim=1)
+            value_BSD = torch.cat([extra_value_BXD, value_BSD], dim=1)
         mixed_BNLE = F.scaled_dot_product_attention(
             split_heads(query_BLD, self.heads),
             split_heads(key_BSD, self.heads),

@@ -45,6 +45,8 @@ class Recognizer:
     """Calls of features() that are worked on at the same time."""
     clips_a_call: int
     """Clips in a call beyond which more bring no more speed."""
+    segments_a_call = 16
+    """The same of segments in a call of advance()."""
 
     def __init__(self, model: Checkpoint, *, threads: int, device: Device = "cpu") -> None:
         """`threads` cores work on clips, or with "cuda" a GPU. Raises BadCheckpoint.
@@ -78,6 +80,7 @@ class Recognizer:
             self._features = cuda_side.FixedBackbone(model.backbone, device)
             self._classifier = cuda_side.FixedClassifier(model.classifier, model.segment, device)
             self.side_by_side, self.clips_a_call = cuda_side.LANES, cuda_side.CLIPS
+            self.segments_a_call = cuda_side.SEGMENTS
             return
         if "look_over" not in graphs or "classify" not in graphs:
             from pipelines.torch_side import missing_graphs

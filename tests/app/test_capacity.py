@@ -134,3 +134,4 @@ def test_the_handshake_is_answered_with_503_and_others_go_on(model, tmp_path):
         told = asyncio.run(later())
         assert [one["type"] for one in told[:2]] == ["disconnected", "ready"]
         assert any(one["type"] == "segment" and one["final"] for one in told)
+        assert "ERROR" not in service.log.read_text()  # to refuse is no fault of the service

@@ -188,6 +188,30 @@ async def test_of_two_writers_only_the_first_commits(store):
     assert list(await store.checkpoints("kitchen")) == [1]
 
 
+async def test_of_many_saves_at_once_each_counts_for_itself(store):
+    """One that comes too late leaves nothing behind, neither of its state nor of its ring, and takes no other with it."""
+    made = [session(f"camera-{n}") for n in range(40)]
+    for one in made:
+        await store.create(one)
+    late = {3, 17, 39}
+    for n in late:
+        await store.save(replace(made[n], state=b"first"), expected=0)
+
+    told = await asyncio.gather(
+        *(store.save(replace(one, state=b"now", segment=1), expected=0, checkpoint=b"now", keep=9) for one in made),
+        return_exceptions=True,
+    )
+
+    for n, (one, answer) in enumerate(zip(made, told, strict=True)):
+        there, ring = await store.load(one.id), list(await store.checkpoints(one.id))
+        if n in late:
+            assert isinstance(answer, VersionConflict)
+            assert (there.state, there.version, ring) == (b"first", 1, [])
+        else:
+            assert answer == there
+            assert (there.state, there.version, ring) == (b"now", 1, [1])
+
+
 async def test_a_writer_from_the_future_is_refused(store):
     """As after a store was put back to an older copy."""
     await store.create(session())

@@ -136,6 +136,28 @@ def test_a_crt_step_is_torchs(kind):
             )
 
 
+@pytest.mark.parametrize(
+    "kind", [*KINDS, {"writer": "gru", "segment": 16}], ids=lambda kind: "-".join(map(str, kind.values()))
+)
+def test_a_stream_is_told_the_same_to_the_bit_whoever_is_in_its_batch(kind):
+    """Alone, in the middle of many, and as the last one; with clips absent."""
+    torch.manual_seed(0)
+    crt = CrtConfig(width=48, memory=64, hidden=96, **kind)
+    network = VideoClassifier(ClassifierConfig(feature_width=40, classes=31, crt=crt)).eval()
+    fast, rng = runtime.OnnxClassifier(graphs.classify(network)), np.random.default_rng(1)
+    segment = rng.standard_normal((33, crt.segment, 40)).astype(np.float32)
+    memory = rng.uniform(-1, 1, (33, crt.memory)).astype(np.float32)
+    mask = rng.random((33, crt.segment)) < 0.8
+    mask[:, 0] = True
+    for n in (0, 1, 15, 32):
+        alone = [one[n : n + 1] for one in (segment, memory, mask)]
+        for first in (0, n // 2, n):
+            many = [one[first:] for one in (segment, memory, mask)]
+            for all_, own in zip(fast.advance(*many), fast.advance(*alone), strict=True):
+                np.testing.assert_array_equal(all_[n - first], own[0])
+            np.testing.assert_array_equal(fast.scores(*many)[0][n - first], fast.scores(*alone)[0][0])
+
+
 def test_a_segment_that_is_not_full_is_the_same_with_its_absent_clips():
     recognizer = Recognizer(checkpoint.load(BUNDLED), threads=1)
     segment = np.random.default_rng(2).standard_normal((1, recognizer.segment, SPEC.feature_width)).astype(np.float32)
