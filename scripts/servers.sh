@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the servers that tests start for themselves, where this user may; says by name what is missing where not.
+# Installs the servers and the browser that tests start for themselves, where this user may; says by name what is missing where not.
 set -euo pipefail
-declare -A packages=([redis-server]=redis-server)
+declare -A packages=([redis-server]=redis-server [chromium]=chromium)
 missing=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null || missing+=("${packages[$program]}")
