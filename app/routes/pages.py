@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.responses import FileResponse
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
@@ -47,13 +47,20 @@ async def icon() -> FileResponse:
 @router.get("/example.mp4")
 async def example() -> FileResponse:
     """The bundled video."""
-    return FileResponse(ROOT / "examples" / "kitchen.mp4", media_type="video/mp4", headers=_CHECKED)
+    return _found(ROOT / "examples" / "kitchen.mp4", "video/mp4")
 
 
 @router.get("/protocol.md")
 async def protocol() -> FileResponse:
     """The streams' protocol."""
-    return FileResponse(ROOT / "docs" / "protocol.md", media_type="text/plain; charset=utf-8", headers=_CHECKED)
+    return _found(ROOT / "docs" / "protocol.md", "text/plain; charset=utf-8")
+
+
+def _found(file: Path, media_type: str) -> FileResponse:
+    """A file that an image of the service may have left out."""
+    if not file.is_file():
+        raise HTTPException(404)
+    return FileResponse(file, media_type=media_type, headers=_CHECKED)
 
 
 class _Checked(StaticFiles):

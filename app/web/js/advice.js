@@ -28,6 +28,7 @@ const ADVICE = {
   camera_busy: "Another program uses it. Close that one, then start again.",
   camera_insecure: "Open the page by https, or on the machine itself as http://127.0.0.1.",
   key_unfit: "A browser can send only letters, digits and -._~ in it: ask for a key like that.",
+  not_found: "This service comes without it.",
   internal: "Try again. If it stays, whoever runs the service finds it in the log under this number.",
 };
 

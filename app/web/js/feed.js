@@ -20,7 +20,6 @@ export class Feed extends EventTarget {
   again = null;
   ready = null;
   sent = 0;
-  dropped = 0;
   breaks = 0;
   quality = 0.85;
   #frames = []; // { number, time, data }, ascending; all that may have to be sent again
@@ -34,6 +33,9 @@ export class Feed extends EventTarget {
   #since = 0;
   #backlogged = 0;
   #rewound = false;
+  #gone = 0; // frames that were dropped here: the service tells of them, too, once it sees what comes after
+  #gaps = 0; // told as left out
+  #lost = 0; // told as dropped for another reason
   #takeover;
 
   constructor(id, { client, options = {}, takeover = false }) {
@@ -44,6 +46,10 @@ export class Feed extends EventTarget {
     this.online = () => this.state === "waiting" && this.#connect();
     window.addEventListener("online", this.online);
     this.#connect();
+  }
+
+  get dropped() {
+    return this.#lost + Math.max(this.#gone, this.#gaps);
   }
 
   get waiting() {
@@ -64,7 +70,7 @@ export class Feed extends EventTarget {
 
   // The oldest, whether sent or not.
   #drop(many) {
-    this.dropped += Math.max(0, many - this.#next);
+    this.#gone += many;
     this.#frames.splice(0, many);
     this.#next = Math.max(0, this.#next - many);
   }
@@ -115,7 +121,8 @@ export class Feed extends EventTarget {
         this.#release(message.frame);
         break;
       case "dropped":
-        this.dropped += message.frames;
+        if (message.reason === "gap") this.#gaps += message.frames;
+        else this.#lost += message.frames;
         this.#tell(message);
         break;
       default:
@@ -183,8 +190,9 @@ export class Feed extends EventTarget {
     // After a break there is much to send, which takes its time.
     this.#backlogged = late && performance.now() - this.#since > 20_000 ? this.#backlogged + 1 : 0;
     if (this.#backlogged > 3) {
-      const fresh = this.#frames.splice(this.#next).slice(-Math.ceil(this.ready.rate));
-      this.dropped += fresh.length ? this.#number - this.#frames.length - fresh.length - (this.#frames[0]?.number ?? fresh[0].number) : 0;
+      const waiting = this.#frames.splice(this.#next);
+      const fresh = waiting.slice(-Math.ceil(this.ready.rate));
+      this.#gone += waiting.length - fresh.length;
       this.#frames.push(...fresh);
       this.#backlogged = 0;
       this.quality = Math.max(0.4, this.quality - 0.15);
