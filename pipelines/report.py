@@ -43,7 +43,7 @@ def write_report(path: Path, model: Checkpoint, title: str, split: str, measured
     parts = [
         f"<h1>{escape(model.name)} on {escape(title)}, {split}</h1>",
         f"<p>{len(measured.trimmed)} trimmed clips, {len(measured.untrimmed)} untrimmed videos; model {escape(model.digest)}.</p>",
-        _table({name: value for name, value in figures.items() if not isinstance(value, list | dict)}),
+        _table(single(figures)),
     ]
     if measured.trimmed:
         true, predicted, _ = measured.clips()
@@ -72,6 +72,17 @@ def write_report(path: Path, model: Checkpoint, title: str, split: str, measured
     page += f"<title>{escape(model.name)}: report</title><style>{_STYLE}</style>" + "".join(parts) + "</html>"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
+
+
+def single(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are one number each, F1 by overlap among them, by names for people."""
+    rows: dict[str, Any] = {}
+    for name, value in figures.items():
+        if name == "untrimmed_event_f1":
+            rows |= {f"untrimmed event F1 at IoU {overlap}": share for overlap, share in value.items()}
+        elif not isinstance(value, list | dict):
+            rows[name.replace("_", " ")] = value
+    return rows
 
 
 def examples(measured: Measured) -> list[Watched]:
@@ -178,9 +189,7 @@ def _caption(one: Watched) -> str:
 
 
 def _table(values: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{value}</td></tr>" for name, value in values.items()
-    )
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{value}</td></tr>" for name, value in values.items())
     return f"<table>{rows}</table>"
 
 

@@ -14,7 +14,7 @@ from models import checkpoint
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
-from pipelines import evaluate
+from pipelines import evaluate, report
 from pipelines.datasets import LabelledVideo, Span
 from pipelines.events import Event
 from pipelines.homesim.make import write_video
@@ -216,6 +216,18 @@ def test_a_video_is_watched_as_the_service_labels_it(model, films):
     part = evaluate.watch(recognizer, LabelledVideo(path, "v0", "test", "walk", (), (), start=2.0, end=5.0))
     assert one.times_N2.shape == (12, 2)
     np.testing.assert_allclose(part.times_N2, [[0.5 * n, 0.5 * n + 0.5] for n in range(6)])
+
+
+def test_the_reports_table_has_f1_at_each_overlap():
+    """One row a number; tables of tables are left to the list of all figures."""
+    rows = report.single(
+        {"untrimmed_event_f1": {"0.1": 0.5, "0.5": 0.25}, "calibration_error": 0.1, "drinks_by_gap": []}
+    )
+    assert rows == {
+        "untrimmed event F1 at IoU 0.1": 0.5,
+        "untrimmed event F1 at IoU 0.5": 0.25,
+        "calibration error": 0.1,
+    }
 
 
 def test_the_command_measures_and_reports(model, films, tmp_path):
