@@ -1,0 +1,244 @@
+"""Tables and plots from what was measured: `python -m experiments.language.report` rewrites them in experiments/README.md.
+
+From results.jsonl (a line a run), curves.jsonl (perplexity by epoch) and cost.json. What has not been run yet is said to be missing.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.language import runs
+from experiments.language.cost import COSTS
+from experiments.language.options import PROGRAM, Options
+from experiments.language.train import CURVES, RESULTS, read_lines
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- made by python -m experiments.language.report: {} -->", "<!-- end of {} -->"
+NAMES = {"transformer": "Transformer", "xl": "Transformer-XL", "crt": "CRT"}
+MISSING = "not run yet"
+
+Results = dict[str, dict[str, Any]]
+"""By command."""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """In Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and of several the standard deviation."""
+    if not values:
+        return MISSING
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def of(results: Results, o: Options, field: str = "test_ppl") -> list[float]:
+    """A figure of this run, whatever its seed, by all seeds that there are."""
+    same = (o.model_copy(update={"seed": seed}).command() for seed in range(1, 10))
+    return [results[command][field] for command in same if command in results]
+
+
+def row(results: Results, name: str, o: Options) -> list[object]:
+    """Name, segment, parameters, operations, perplexities."""
+    found, seeds = of(results, o), len(of(results, o))
+    if not found:
+        return [name, o.segment, "", "", "", MISSING, ""]
+    params, flops = of(results, o, "params")[0], of(results, o, "flops_per_token")[0]
+    valid = spread(of(results, o, "valid_ppl"))
+    return [name, o.segment, f"{params / 1e6:.2f} M", f"{flops / 1e6:.2f} M", valid, spread(found), seeds]
+
+
+HEAD = ["network", "segment", "parameters", "operations a token", "validation", "test", "seeds"]
+
+
+def central(results: Results) -> str:
+    """The comparison that counts, and how much of the gap is closed."""
+    groups = {o.model_copy(update={"seed": 1}).command(): o for o in reversed(runs.central())}
+    rows = [row(results, NAMES[o.variant], o) for o in reversed(groups.values())]
+    rows += [row(results, "Transformer, widened to the CRT's parameters", o) for o in runs.sizes()]
+    return f"{table(HEAD, rows)}\n\n{closed(results)}"
+
+
+def closed(results: Results) -> str:
+    """The CRT's share of the way from the short Transformer to the long one, by seed."""
+    parts = []
+    for seed in (1, 2, 3):
+        kinds = [("transformer", 17), ("crt", 17), ("transformer", 70)]
+        wanted = [runs.at(segment, variant=variant, seed=seed).command() for variant, segment in kinds]
+        if all(command in results for command in wanted):
+            short, crt, long = (results[command]["test_ppl"] for command in wanted)
+            parts.append(
+                f"{(short - crt) / (short - long):.2f} (seed {seed})" if short > long else f"no gap (seed {seed})"
+            )
+    if not parts:
+        return "Share of the gap between the Transformer at 17 and at 70 that the CRT at 17 closes: not known yet."
+    return f"Share of the gap between the Transformer at 17 and at 70 that the CRT at 17 closes: {', '.join(parts)}."
+
+
+def lengths(results: Results) -> str:
+    """All networks at all lengths, on test."""
+    found: dict[tuple[str, int], Options] = {
+        (o.variant, o.segment): o for o in runs.central() + runs.lengths() if o.seed == 1
+    }
+    columns = sorted(runs.SPANS)
+    rows = [[NAMES[v], *(spread(of(results, found[v, n])) if (v, n) in found else "" for n in columns)] for v in NAMES]
+    return table(["test perplexity at segment", *map(str, columns)], rows)
+
+
+def variants(results: Results) -> str:
+    """One thing changed at a time."""
+    base = runs.at(17)
+    rows = [row(results, "prepend, GRU, memory 256, gradients through 4 segments", base)]
+    rows += [row(results, f"read by {o.read.replace('_', '-')}", o) for o in runs.readers()]
+    rows += [row(results, "written by NC-GRU", o) for o in runs.writers()]
+    rows += [row(results, f"memory {o.memory}", o) for o in runs.widths()]
+    return table(HEAD, rows)
+
+
+def gradients(results: Results) -> str:
+    """How far they run."""
+    rows = [row(results, f"CRT, gradients through {o.gradient}", o) for o in runs.gradients()]
+    return table(HEAD, rows)
+
+
+def tasks(kinds: Callable[[], list[Options]]) -> Callable[[Results], str]:
+    """One of the other tasks."""
+
+    def made(results: Results) -> str:
+        rows = []
+        for o in kinds():
+            found, valid = of(results, o), of(results, o, "valid_ppl")
+            rows.append(
+                [NAMES[o.variant], o.segment, f"{valid[0]:.3f}", f"{found[0]:.3f}"]
+                if found
+                else [NAMES[o.variant], o.segment, "", MISSING]
+            )
+        return table(["network", "segment", "validation", "test"], rows)
+
+    return made
+
+
+def cost() -> str:
+    """Of cost.json."""
+    if not COSTS.exists():
+        return "Not measured yet."
+    report = json.loads(COSTS.read_text())
+    head = [
+        "network",
+        "segment",
+        "operations a token",
+        "without softmax",
+        "time a token",
+        "peak memory",
+        "in training",
+        "state",
+    ]
+    rows = [
+        [
+            NAMES[one["variant"]], one["segment"], f"{one['flops'] / 1e6:.2f} M", f"{one['flops_without_softmax'] / 1e6:.2f} M",
+            f"{one['microseconds']:.0f} µs", f"{one['peak_bytes'] / 1e6:.1f} MB", f"{one['training_peak_bytes'] / 1e6:.0f} MB",
+            f"{one['state_bytes'] / 1024:.1f} KB",
+        ]
+        for one in report["rows"]
+    ]  # fmt: skip
+    worst = max(abs(one["flops"] / one["flops_counted"] - 1) for one in report["rows"])
+    text = f"By hand and by torch.utils.flop_counter the operations differ by at most {100 * worst:.2f} %."
+    return f"{table(head, rows)}\n\nOn one thread of {report['device'].split(',')[0]}. {text}"
+
+
+def every_run(results: Results) -> str:
+    """Command, seed, hardware, time."""
+    rows = [
+        [f"`{c.removeprefix(PROGRAM).strip()}`", one["device"], f"{one['train_seconds']:.0f} s", one["valid_ppl"], one["test_ppl"]]
+        for c, one in results.items()
+    ]  # fmt: skip
+    return table([f"`{PROGRAM}` ...", "hardware", "processor time", "validation", "test"], rows)
+
+
+def plot_lengths(results: Results, picture: Path) -> None:
+    """Perplexity over segment length, and over epochs."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    found: dict[tuple[str, int], Options] = {
+        (o.variant, o.segment): o for o in runs.central() + runs.lengths() if o.seed == 1
+    }
+    for variant, name in NAMES.items():
+        points = [
+            (n, statistics.mean(of(results, o)))
+            for (v, n), o in sorted(found.items())
+            if v == variant and of(results, o)
+        ]
+        if points:
+            left.plot(*zip(*points, strict=True), marker="o", label=name, linewidth=2.5 if variant == "crt" else 1.5)
+    left.set(xscale="log", xlabel="segment, tokens", ylabel="test perplexity", title="Penn Treebank, 2 layers of 128")
+    left.set_xticks(sorted(runs.SPANS), [str(n) for n in sorted(runs.SPANS)])
+    left.minorticks_off()
+    curves = {entry["command"]: entry["curve"] for entry in read_lines(CURVES)}
+    for o in runs.central()[:3]:
+        if curve := curves.get(o.command()):
+            label = f"{NAMES[o.variant]} {o.segment}"
+            right.plot(
+                [e["epoch"] for e in curve], [e["valid_ppl"] for e in curve], marker="o", markersize=3, label=label
+            )
+    right.set(xlabel="epoch", ylabel="validation perplexity", title="By epoch, seed 1")
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+def plot_cost(picture: Path) -> None:
+    """Time and state over segment length."""
+    import matplotlib.pyplot as plt
+
+    rows = json.loads(COSTS.read_text())["rows"]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    fields = [
+        ("flops", 1e6, "million operations a token"),
+        ("microseconds", 1, "µs a token"),
+        ("state_bytes", 1024, "state, KB"),
+    ]
+    for axis, (field, unit, label) in zip(axes, fields, strict=True):
+        for variant, name in NAMES.items():
+            points = [(one["segment"], one[field] / unit) for one in rows if one["variant"] == variant]
+            axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=name)
+        axis.set(xscale="log", xlabel="segment, tokens", ylabel=label, ylim=(0, None))
+        axis.set_xticks(sorted(runs.SPANS), [str(n) for n in sorted(runs.SPANS)])
+        axis.minorticks_off()
+    axes[0].legend()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+PARTS: dict[str, Callable[[Results], str]] = {
+    "central": central, "lengths": lengths, "variants": variants, "gradients": gradients, "sums": tasks(runs.sums),
+    "code": tasks(runs.code), "cost": lambda results: cost(), "runs": every_run,
+}  # fmt: skip
+"""What stands between the marks of this name."""
+
+
+def main() -> None:
+    results = {entry["command"]: entry for entry in read_lines(RESULTS)}
+    text = README.read_text()
+    for name, make in PARTS.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        made = make(results)
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise SystemExit(f"{README} has to have once: {begin} ... {end}")
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{made}\n\n{end}{rest.split(end)[1]}"
+    README.write_text(text)
+    plot_lengths(results, Path(__file__).with_name("perplexity.png"))
+    if COSTS.exists():
+        plot_cost(Path(__file__).with_name("cost.png"))
+
+
+if __name__ == "__main__":
+    main()

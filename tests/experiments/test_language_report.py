@@ -1,0 +1,50 @@
+"""Tables and plots say what the results say."""
+
+from pathlib import Path
+
+from experiments.language import report, runs
+from experiments.language.options import Options
+from experiments.language.train import RESULTS, read_lines
+
+
+def results_of(figures: dict[Options, float]) -> report.Results:
+    return {
+        o.command(): {
+            "test_ppl": ppl,
+            "valid_ppl": ppl + 5,
+            "params": 2_000_000,
+            "flops_per_token": 2_500_000,
+            "epochs": 10,
+        }
+        for o, ppl in figures.items()
+    }
+
+
+def test_the_readme_has_the_tables_of_the_results_that_are_kept():
+    """`python -m experiments.language.report` was run."""
+    text = report.README.read_text()
+    results = {entry["command"]: entry for entry in read_lines(RESULTS)}
+    for name, make in report.PARTS.items():
+        begin, end = report.BEGIN.format(name), report.END.format(name)
+        assert f"{begin}\n\n{make(results)}\n\n{end}" in text, name
+
+
+def test_the_share_of_the_gap_and_the_spread_are_by_seed():
+    """From 120 at 17 to 100 at 70, 105 is three quarters of the way."""
+    figures = {}
+    for seed, crt in ((1, 105.0), (2, 100.0)):
+        for variant, segment, ppl in (("transformer", 17, 120.0), ("transformer", 70, 100.0), ("crt", 17, crt)):
+            figures[runs.at(segment, variant=variant, seed=seed)] = ppl
+    results = results_of(figures)
+    assert report.closed(results).endswith("closes: 0.75 (seed 1), 1.00 (seed 2).")
+    assert "| CRT | 17 | 2.00 M | 2.50 M | 107.5 ± 3.5 | 102.5 ± 3.5 | 2 |" in report.central(results)
+    assert "| CRT |  | " in report.lengths(results) or "| CRT | not run yet |" in report.lengths(results)
+
+
+def test_what_is_missing_is_said_to_be(tmp_path: Path):
+    """No run, no figure; and the picture can be drawn all the same."""
+    assert "not known yet" in report.central({})
+    assert report.central({}).count(report.MISSING) == 5
+    assert report.variants({}).count(report.MISSING) == 7
+    report.plot_lengths({}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
