@@ -39,7 +39,16 @@ AGAIN_MS = 1000
     response_class=StreamingResponse,
     responses={
         200: {"content": {SSE: {"schema": {"type": "string"}}}, "description": "`docs/protocol.md` has the messages."},
-        **documented("parameter", "session_unknown", "session_expired", "model_changed", "busy", "store", "internal"),
+        **documented(
+            "parameter",
+            "session_unknown",
+            "session_expired",
+            "model_changed",
+            "busy",
+            "store",
+            "service_moves",
+            "internal",
+        ),
     },
 )
 async def follow(
@@ -50,6 +59,7 @@ async def follow(
 ) -> StreamingResponse:
     """Segments and events as they come, whoever writes and wherever; owns nothing and changes nothing."""
     streams: Streams = request.state.streams
+    streams.check_stays()
     session = await streams.store.load(id)
     streams.state_of(session)
     told = int(last_event_id) + 1 if last_event_id and last_event_id.isdecimal() else 0

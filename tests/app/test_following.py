@@ -157,6 +157,24 @@ def test_a_stream_that_is_deleted_ends_for_its_followers(service, client, watch)
     assert not follower.thread.is_alive()
 
 
+def test_nobody_begins_to_follow_a_service_that_goes_down(model, tmp_path):
+    """One who was sent home and comes back at once would only hold it up."""
+    with running(model, tmp_path, CRT_THREADS="1", CRT_DRAIN_SECONDS="20") as service:
+        httpx.post(f"{service.url}/v1/streams", json={"id": "last"})
+        camera = Camera(service.url, "last")
+        camera.send(0, 5)
+        with httpx.Client(base_url=service.url) as client:
+            client.get("/healthz")  # a connection that is there already, as a browser has
+            service.child.terminate()
+            camera.wait(lambda told: told.of("goodbye"))
+            try:
+                refused = client.get("/v1/streams/last/follow", timeout=5)
+                assert (refused.status_code, refused.json()["code"]) == (503, "service_moves")
+            except httpx.TransportError as error:
+                assert not isinstance(error, httpx.TimeoutException), "it was followed"
+        assert service.child.wait(10) in (0, -15)
+
+
 def test_only_so_many_may_watch(model, tmp_path, watch):
     """One more is told to come back; whoever leaves makes room."""
     service = launch(model, tmp_path, free_port(), CRT_THREADS="1", CRT_FOLLOWERS="1")

@@ -85,6 +85,7 @@ def test_a_service_that_is_killed_and_started_again_leaves_no_gap(open_page, tmp
         assert httpx.get(f"{service.url}/v1/streams/broken").json()["missing"] == 0
         assert fact(page, "Dropped") == "0"
         assert fact(page, "Breaks") == "1"
+        page.close()
     finally:
         service.child.kill()
         service.child.wait()

@@ -110,6 +110,19 @@ def test_the_keyboard_alone_is_enough(open_page):
     assert waiting.value.suggested_filename == "kitchen.csv"
 
 
+def test_a_stream_that_is_not_there_says_where_the_others_are(open_page, stream):
+    """Nothing empty is shown, and nothing is asked for again and again; one that is deleted meanwhile ends likewise."""
+    page = open_page("#stream/never", meant=["404"])
+    EXPECT(page.get_by_role("group", name="Error")).to_contain_text("there is no session 'never'")
+    EXPECT(page.get_by_role("slider")).to_have_count(0)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2500)
+    assert asked == []
+    page.get_by_role("link", name="All streams").click()
+    EXPECT(page.get_by_role("row", name=stream)).to_be_visible()
+
+
 def test_events_are_told_to_screen_readers(open_page):
     """The end of the labelling, once, politely."""
     page = open_page()
@@ -171,6 +184,7 @@ def test_a_key_is_asked_for_once_and_opens_everything(open_page, tmp_path):
         page.goto(f"{service.url}/#stream/keyed")
         EXPECT(page.locator(".pill")).to_have_text(re.compile("Live|Resting"))
         EXPECT(page.get_by_role("slider")).not_to_have_attribute("aria-valuetext", "nothing yet")
+        page.close()
 
 
 def test_the_apis_pages_work_under_their_policies(open_page):

@@ -37,13 +37,20 @@ export function streamView(id) {
       } catch (error) {
         if (error.name === "AbortError") return;
         if (!(error instanceof Problem)) throw error;
+        if ([404, 409, 410].includes(error.status)) return gone(error);
         wrote(null);
         trouble.replaceChildren(problem(error));
-        if ([401, 404, 409, 410].includes(error.status)) return;
+        if (error.status === 401) return; // the page asks for the key, and begins anew
       }
       await new Promise((resolve) => setTimeout(resolve, pause));
       pause = Math.min(5000, pause * 2);
     }
+  }
+
+  // There is nothing to show, and will be nothing.
+  function gone(error) {
+    leave();
+    element.replaceChildren(h("h1", {}, id), problem(error, h("a", { class: "button main", href: "#streams" }, "All streams")));
   }
 
   function wrote(writing) {
@@ -95,9 +102,14 @@ export function streamView(id) {
       h("section", { class: "card pad stack" }, h("h2", {}, "The whole stream so far"), h("div", { class: "whole" }, scores)),
       h("section", { class: "card pad stack" }, tools.element, downloads(() => id, record, { origin: () => record.start }))),
     h("section", { class: "card pad stack" }, segmentTable(record), code(id)));
+  const timer = setInterval(look, 2000);
+  function leave() {
+    stop.abort();
+    clearInterval(timer);
+    tools.leave();
+  }
   line.show(record, { live: true });
   follow();
   look();
-  const timer = setInterval(look, 2000);
-  return { element, leave: () => [stop.abort(), clearInterval(timer), tools.leave()] };
+  return { element, leave };
 }
