@@ -246,7 +246,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep what a step frees for the next one: handing 40 MB back and faulting them in again took half of a step here."""
+    """Lets glibc keep what a step frees for the next one. Handing 40 MB back and faulting them in again costs more than the work on them: a
+    product with the whole softmax took 37 ms here, and 11 ms so.
+    """
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):

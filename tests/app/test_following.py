@@ -167,11 +167,10 @@ def test_nobody_begins_to_follow_a_service_that_goes_down(model, tmp_path):
             client.get("/healthz")  # a connection that is there already, as a browser has
             service.child.terminate()
             camera.wait(lambda told: told.of("goodbye"))
-            try:
+            # Or the door is shut already; what may not be is that it answers and goes on, which would be a timeout.
+            with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
                 refused = client.get("/v1/streams/last/follow", timeout=5)
                 assert (refused.status_code, refused.json()["code"]) == (503, "service_moves")
-            except httpx.TransportError as error:
-                assert not isinstance(error, httpx.TimeoutException), "it was followed"
         assert service.child.wait(10) in (0, -15)
 
 
