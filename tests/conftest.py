@@ -4,7 +4,16 @@ import os
 
 import pytest
 
-SLOW = ("test_kill", "test_streams", "test_training", "test_clips", "test_features", "test_recall", "test_live")
+SLOW = (
+    "test_kill",
+    "test_streams",
+    "test_training",
+    "test_clips",
+    "test_features",
+    "test_recall",
+    "test_live",
+    "test_camera",
+)
 
 # Before torch is imported, here and in what the tests start.
 if together := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
