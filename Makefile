@@ -24,11 +24,11 @@ lint: .venv/.ready-test  ## format, style, types, import layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-.venv/.ready-serve: requirements.txt scripts/environment.sh
+.venv/.ready-serve: requirements.txt requirements-serve.txt scripts/environment.sh
 	PYTHON=$(PYTHON) scripts/environment.sh requirements.txt
 	touch $@
 
-.venv/.ready-test: requirements.txt requirements-dev.txt scripts/environment.sh
+.venv/.ready-test: requirements.txt requirements-serve.txt requirements-ray.txt requirements-dev.txt scripts/environment.sh
 	PYTHON=$(PYTHON) scripts/environment.sh requirements-dev.txt
 	touch $@ .venv/.ready-serve
 

@@ -1,5 +1,6 @@
 """Where the service's parts meet."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service. Raises BadSetting, DeviceMissing and BadCheckpoint; BadStoreUrl comes when it starts."""
     settings = settings or Settings.read()
-    recognizer = Recognizer(checkpoint.read(settings.model), threads=settings.threads, device=pick(settings.device))
+    recognizer = _recognizer(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
@@ -50,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 most=settings.streams,
                 behind=batches.behind,
                 rate=1 / engine.recognizer.spec.clip_seconds,
-                cost=cost_of_a_clip(engine.recognizer),
+                cost=await asyncio.to_thread(cost_of_a_clip, engine.recognizer),
             ) as capacity,
             Streams(
                 store, engine.recognizer, metrics, patience=settings.store_seconds, followers=settings.followers
@@ -86,6 +87,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Traced)
     app.add_middleware(Identified)
     return app
+
+
+def _recognizer(settings: Settings) -> Recognizer:
+    """One whose networks are here, or one whose networks are elsewhere; nothing above knows the difference."""
+    model = checkpoint.read(settings.model)
+    kind, _, address = settings.engine.partition(":")
+    if kind == "ray":
+        from pipelines.ray_side import RayRecognizer
+
+        return RayRecognizer(model, address, patience=settings.engine_seconds)
+    return Recognizer(model, threads=settings.threads, device=pick(settings.device))
 
 
 def _state_keys(settings: Settings) -> list[bytes]:

@@ -20,8 +20,14 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from app.problems import STATUS
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+REFUSALS = (
+    "busy", "model_changed", "service_moves", "session_expired", "session_unknown", "store_unavailable", "stream_owned", "unauthorized",
+)  # fmt: skip
+"""Why a writer may not be given a stream."""
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -67,7 +73,11 @@ class Metrics:
             "crt_commit_conflicts_total", "Commits that were refused: the stream is another's.", registry=r
         )
         self.errors = Counter("crt_errors_total", "Errors told to clients, by code.", ["code"], registry=r)
-        # Rates of what has not happened yet are 0, not missing.
+        # Rates of what has not happened yet are 0, not missing: of a counter that begins with its first error, no rate ever shows it.
+        for code in STATUS:
+            self.errors.labels(code)
+        for code in REFUSALS:
+            self.refused.labels(code)
         for reason in ("live", "gap", "late", "undecodable"):
             self.dropped.labels(reason)
         for stage in ("backbone", "crt"):

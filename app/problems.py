@@ -114,6 +114,7 @@ STATUS: dict[str, int] = {
     "busy": 503,
     "decoder_unavailable": 503,
     "store_unavailable": 503,
+    "engine_unavailable": 503,
     "service_moves": 503,
     "session_unknown": 404,
     "session_expired": 410,

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     """Processor cores that the networks may use; by default all that the process may run on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run: auto is a GPU where PyTorch can use one, else the CPU."""
+    engine: Annotated[str, Field(pattern=r"^(local|ray:[^/\s:]+:\d{1,5})$")] = "local"
+    """Where the networks run: local is in this process and its own, ray:HOST:PORT on the Ray cluster there (docker/ray)."""
+    engine_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
+    """How long a cluster that does not answer is tried again before a client is sent away, in seconds."""
     videos: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: cores())
     """Videos decoded and labelled at the same time, others wait; by default as many as cores."""
     streams: Annotated[int, Field(ge=1, le=100_000)] = 1000
@@ -157,6 +161,11 @@ def spool() -> Path:
     return lasting if os.access(lasting, os.W_OK) else Path(tempfile.gettempdir())
 
 
-def cores() -> int:
-    """Processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(limits: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processor cores that this process may use: those it may run on, or what its container is limited to, rounded up."""
+    those = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (limits / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return those
+    return those if quota == "max" else max(1, min(those, -(-int(quota) // int(period))))

@@ -101,6 +101,7 @@ def _torch() -> Callable[[np.ndarray], int]:
 
 
 def _onnx(file: Path) -> Callable[[np.ndarray], int]:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it is loaded
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -7,13 +7,14 @@ The journal makes the work resumable: the same command goes on where it was stop
 labels only those (and those that have changed). The table is written at the end, whole or not at all.
 """
 
+import functools
 import itertools
 import json
 import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -123,13 +124,25 @@ def key_of(path: Path, folder: Path) -> str:
     return f"{path.relative_to(folder).as_posix()} {found.st_size} {found.st_mtime_ns}"
 
 
-def label_archive(
-    folder: Path, out: Path, model: Path | str, *, top_k: int, processes: int, device: Device = "cpu"
-) -> tuple[int, int]:
-    """Labels all videos below a folder with so many processes and writes the table; how many were labelled, and how many could not be.
+Answers = Callable[[list[Path]], Iterator[tuple[Path, dict[str, Any]]]]
+"""Labels videos: each one's `answer` (what POST /v1/clips answers) or `error`, in any order, each once."""
 
-    Raises BadArchive; BadCheckpoint and what else a model may lack.
+
+def label_archive(
+    folder: Path, out: Path, model: Path | str, *, top_k: int, processes: int, device: Device = "cpu", ray: str = ""
+) -> tuple[int, int]:
+    """Labels all videos below a folder and writes the table; how many were labelled, and how many could not be.
+
+    With so many processes here; or, given the address of a Ray cluster, on all of its cores: then every node has the folder and the model
+    under the same names. Raises BadArchive; EngineUnavailable; BadCheckpoint and what else a model may lack.
     """
+    if ray:
+        from pipelines.ray_archive import answers_by_cluster  # which is built on this file
+
+        answers: Answers = functools.partial(answers_by_cluster, model=model, top_k=top_k, address=ray)
+        folder = folder.absolute()
+    else:
+        answers = functools.partial(_answers, model=model, top_k=top_k, processes=processes, device=device)
     name, digest = _named(model)
     paths = videos_below(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +155,7 @@ def label_archive(
             total=sum(sizes.values()), initial=sum(sizes[path] for path in paths if keys[path] in journal),
             unit="B", unit_scale=True, unit_divisor=1024, desc="label", smoothing=0.05,
         ) as bar:  # fmt: skip
-            for count, (path, answer) in enumerate(_answers(due, model, top_k, processes, device), labelled + 1):
+            for count, (path, answer) in enumerate(answers(due), labelled + 1):
                 file = path.relative_to(folder).as_posix()
                 journal.add({"key": keys[path], "file": file, **answer})
                 if "error" in answer:
@@ -175,7 +188,7 @@ def _answers(
                 path = suspects.popleft()
                 yield (
                     path,
-                    _error(
+                    error_of(
                         "internal", "the process that labelled it died, twice; it may want more memory than there is"
                     ),
                 )
@@ -189,13 +202,13 @@ def _in_pool(
     alone = waiting is suspects
     # Not forked: a process that runs networks has threads, and what they hold locked would stay locked in a copy.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, _begin, (str(model), top_k, device)) as pool:
+    with ProcessPoolExecutor(processes, spawn, begin, (str(model), top_k, device)) as pool:
         try:
             while waiting or running:
                 # No more than are worked on: of those that only wait, none is lost with a process.
                 while waiting and len(running) < processes and not (alone and running):
                     path = waiting[0] if alone else waiting.popleft()
-                    running[pool.submit(_label, path)] = path
+                    running[pool.submit(label, path)] = path
                 for job in wait(running, return_when=FIRST_COMPLETED).done:
                     path = running[job]
                     answer = job.result()
@@ -216,25 +229,27 @@ _recognizer: Recognizer
 _top_k: int
 
 
-def _begin(model: str, top_k: int, device: Device) -> None:
+def begin(model: str, top_k: int, device: Device = "cpu") -> None:
+    """Makes this process one that labels, on one core."""
     global _recognizer, _top_k
     _recognizer, _top_k = Recognizer(checkpoint.read(model), threads=1, device=device), top_k
 
 
-def _label(path: Path) -> dict[str, Any]:
-    """What POST /v1/clips answers, or an error."""
+def label(path: Path) -> dict[str, Any]:
+    """What POST /v1/clips answers, or an error. begin comes before."""
     try:
         with Labelling(path, _recognizer) as labelling:
             for _ in labelling:
                 pass
             return {"answer": describe(labelling.result, _recognizer, _top_k)}
     except VideoError as error:
-        return _error(error.code, str(error))
+        return error_of(error.code, str(error))
     except OSError as error:  # gone, or a disk that fails
-        return _error("video_unreadable", str(error))
+        return error_of("video_unreadable", str(error))
 
 
-def _error(code: str, detail: str) -> dict[str, Any]:
+def error_of(code: str, detail: str) -> dict[str, Any]:
+    """Why a video has no labels."""
     return {"error": {"code": code, "detail": detail}}
 
 

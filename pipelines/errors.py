@@ -16,6 +16,7 @@ CrtError                  internal                 (models/errors.py)
       DecodeTimeout       video_timeout            more time
       DecodeMemory        video_out_of_memory      more memory
   DecoderUnavailable      decoder_unavailable      no worker can be started: this machine's fault, not the video's
+  EngineUnavailable       engine_unavailable       the cluster that the networks run on does not answer, or cannot be asked from here
   StreamError             stream_error             something is wrong with a stream of frames
 """
 
@@ -110,6 +111,12 @@ class DecoderUnavailable(CrtError):  # noqa: N818
     """No worker can be started: this machine's fault, not the video's."""
 
     code = "decoder_unavailable"
+
+
+class EngineUnavailable(CrtError):  # noqa: N818
+    """The cluster that the networks run on does not answer, or cannot be asked from here; nothing is lost, and the same may be asked again."""
+
+    code = "engine_unavailable"
 
 
 class StreamError(CrtError):

@@ -267,7 +267,7 @@ def _archive(parser: argparse.ArgumentParser, args: argparse.Namespace, processe
     if not args.video.is_dir() or args.json:
         parser.error("--out wants a folder of videos, and goes without --json")
     labelled, bad = label_archive(
-        args.video, args.out, args.model, top_k=args.top_k, processes=processes, device=device
+        args.video, args.out, args.model, top_k=args.top_k, processes=processes, device=device, ray=args.ray
     )
     print(f"{labelled} videos labelled, {bad} not; {args.out}")
 
@@ -286,8 +286,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.parquet", help="label a folder into this table; resumes (archive.py)"
     )
+    parser.add_argument(
+        "--ray", default="", metavar="HOST:PORT", help="with --out: on the cores of this Ray cluster (docker/ray)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args()
+    if args.ray and args.out is None:
+        parser.error("--ray labels a folder: it goes with --out")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     threads, device = args.threads or len(os.sched_getaffinity(0)), pick(args.device)
     if args.out is not None:

@@ -14,9 +14,13 @@ import argparse
 import contextlib
 import copy
 import io
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+# ONNX Runtime's wheels send data of its use to their maker, unless told not to before they are loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import onnx

@@ -48,17 +48,15 @@ class Recognizer:
     segments_a_call = 16
     """The same of segments in a call of advance()."""
 
+    backbone_graphs: Mapping[str, bytes]
+    """Of the small backbone, for processes that run it, too: what OnnxSmall takes. Of others, and on a GPU, none."""
+
     def __init__(self, model: Checkpoint, *, threads: int, device: Device = "cpu") -> None:
         """`threads` cores work on clips, or with "cuda" a GPU. Raises BadCheckpoint.
 
         Torch is loaded only for a GPU and for what the checkpoint has no graphs of, and then with as many threads, in the whole process.
         """
-        self.model = replace(model, weights={}, graphs={})  # which the networks have
-        self.spec = model.spec
-        self.segment = model.segment
-        self.labels = model.labels
-        self.background = model.background
-        self._first_memory_M = model.first_memory_M
+        self._describe(model)
         small = model.config.backbone.name == "small"
         known = [{"classify"}, {"look_over", "look_closer", "classify"}] if small else [{"classify"}]
         if model.graphs and set(model.graphs) not in known:
@@ -71,8 +69,6 @@ class Recognizer:
             _ = model.backbone  # says what differs
         self._features: Callable[[Sequence[Sequence[Pixels]] | np.ndarray], np.ndarray]
         self._classifier: OnnxClassifier | FixedClassifier
-        self.backbone_graphs: Mapping[str, bytes] = {}
-        """Of the small backbone, for processes that run it, too: what OnnxSmall takes. Of others, and on a GPU, none."""
         self._reads = _reads(model, graphs)
         if device == "cuda":
             from pipelines import cuda_side
@@ -97,6 +93,16 @@ class Recognizer:
 
             self._features = TorchBackbone(model.backbone, threads=threads)
             self.side_by_side, self.clips_a_call = 1, 8
+
+    def _describe(self, model: Checkpoint) -> None:
+        """What is known of the model without its networks."""
+        self.model = replace(model, weights={}, graphs={})  # which the networks have
+        self.spec = model.spec
+        self.segment = model.segment
+        self.labels = model.labels
+        self.background = model.background
+        self._first_memory_M = model.first_memory_M
+        self.backbone_graphs = {}
 
     def initial_memory(self) -> np.ndarray:
         """The memory with which a stream begins, float32[M]."""

@@ -9,9 +9,13 @@ M memory width, C labels.
 """
 
 import io
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+# ONNX Runtime's wheels send data of its use to their maker, unless told not to before they are loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import cv2
 import numpy as np

@@ -15,6 +15,8 @@ SLOW = (
     "test_camera",
 )
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in pipelines/runtime.py, for tests that load it themselves
+
 # Before torch is imported, here and in what the tests start.
 if together := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // (together + 1))))

@@ -106,7 +106,7 @@ _NAMES = {
     4410: "session_expired",
     4412: "model_changed",
 }
-AGAIN = {"store_unavailable", "busy", "internal", "service_moves", "reader_slow"}
+AGAIN = {"store_unavailable", "engine_unavailable", "busy", "internal", "service_moves", "reader_slow"}
 """The service's errors after which to come back."""
 
 

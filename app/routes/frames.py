@@ -318,7 +318,10 @@ class Connection:
         body = problem_of(error)
         code = body["code"]
         self._metrics.errors.labels(code).inc()
-        reason, reconnect = "error", code in ("store_unavailable", "busy", "reader_slow", "internal")
+        reason, reconnect = (
+            "error",
+            code in ("store_unavailable", "engine_unavailable", "busy", "reader_slow", "internal"),
+        )
         if isinstance(error, ServiceMoves):
             reason, reconnect = "shutdown", True
         elif isinstance(error, StreamOwned) and hasattr(self, "held"):

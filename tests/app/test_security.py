@@ -10,6 +10,7 @@ import time
 import httpx
 import pytest
 from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -132,7 +133,7 @@ def test_of_several_state_keys_the_first_signs_and_all_are_accepted():
 
 
 def test_redis_takes_its_password_and_user_from_files(tmp_path):
-    """With the rights that docker/redis/users.acl.template gives, and no more, all works; a file that is missing is an error at once."""
+    """With the rights that docker/redis/users.acl.template gives, and no more, all works and lasts; a file that is missing is an error."""
     needs_redis()
     users = (ROOT / "docker/redis/users.acl.template").read_text()
     (tmp_path / "users.acl").write_text(users.replace("#HASH", ">secret"))
@@ -140,12 +141,15 @@ def test_redis_takes_its_password_and_user_from_files(tmp_path):
     url = f"redis://crt@127.0.0.1:{{}}/0?password_file={tmp_path / 'password'}"
     with RedisServer(tmp_path, "--appendfsync", "no", "--aclfile", str(tmp_path / "users.acl")) as server:
         asyncio.run(_all_calls(url.format(server.port)))
+        server.kill()
+        server.start()
+        asyncio.run(_still_there(url.format(server.port)))
         with pytest.raises(BadStoreUrl, match=r"password_file=.*none: it cannot be read"):
             open_store(f"redis://crt@127.0.0.1:{server.port}/0?password_file={tmp_path / 'none'}")
-        stranger = Redis(port=server.port)
-        assert stranger.ping()
-        with pytest.raises(Exception, match=r"NOPERM|no permissions"):
-            stranger.get("crt:1:ids")
+        assert Redis(port=server.port, username="health", password="any").ping()
+        for stranger in (Redis(port=server.port), Redis(port=server.port, username="health", password="any")):
+            with pytest.raises((AuthenticationError, NoPermissionError)):
+                stranger.get("crt:1:ids")
 
 
 async def _all_calls(url):
@@ -163,6 +167,14 @@ async def _all_calls(url):
         assert await store.size() > 0
         assert await store.expire(time.time()) == []
         assert await store.delete(made.id)
+        await store.create(session("lasting"))
+        await advance(store, await store.load("lasting"))
+
+
+async def _still_there(url):
+    async with open_store(url) as store:
+        assert (await store.load("lasting")).version == 1
+        assert await store.count() == 1
 
 
 def test_a_service_that_goes_down_is_no_longer_ready_and_ends_what_it_began(model, tmp_path):

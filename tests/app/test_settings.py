@@ -8,7 +8,7 @@ import pytest
 
 from app.negotiation import JSON, NDJSON, SSE, choose
 from app.problems import NotAcceptable
-from app.settings import BadSetting, Settings
+from app.settings import BadSetting, Settings, cores
 from tests.app.conftest import ROOT
 
 
@@ -93,3 +93,16 @@ def test_the_clients_own_variable_does_not_stop_the_service(monkeypatch):
     """Both may run in the same shell."""
     monkeypatch.setenv("CRT_SERVER", "http://127.0.0.1:8000")
     assert Settings.read().videos >= 1
+
+
+def test_a_container_has_the_cores_that_it_is_limited_to(tmp_path):
+    """Not those of its machine: as many networks at once would only wait for each other."""
+    here = cores(tmp_path)
+    for limit, most in (
+        ("max 100000", here),
+        ("150000 100000", min(2, here)),
+        ("50000 100000", 1),
+        ("9900000 100000", here),
+    ):
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+        assert cores(tmp_path) == most

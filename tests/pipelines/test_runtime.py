@@ -1,6 +1,9 @@
 """What ONNX Runtime makes of the networks: torch's own numbers, whoever shares the batch."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,8 @@ from pipelines.onnx_weights import fill
 from pipelines.recognizer import Recognizer
 from pipelines.runtime import OnnxSmall
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "kitchen.mp4"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "kitchen.mp4"
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +171,12 @@ def test_a_segment_that_is_not_full_is_the_same_with_its_absent_clips():
     assert np.array_equal(whole.memory_BM, short.memory_BM)
     assert short.scores_BLC.shape[1] == 2
     np.testing.assert_allclose(recognizer.provisional(segment, memory, mask), whole.scores_BC, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", ["pipelines.recognizer", "pipelines.clip_worker", "pipelines.quantize"])
+def test_onnx_runtime_keeps_no_record_of_its_use_and_sends_none(module, tmp_path):
+    """It gives each user a number, beside a queue of what is to be sent to its maker; where it makes neither, it sends nothing."""
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment = kept | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", f"import {module}"], cwd=ROOT, env=environment, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
