@@ -7,6 +7,7 @@ and the table are archive.py's, on the machine that asks. The folder is a networ
 import itertools
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from pipelines.ray_side import join
 
 AT_ONCE = 10_000
 """Videos given to Ray Data at a time: it plans a task for each."""
-TRIES = 3
-"""Of a video whose process or node dies; then it is given up, as archive.py does."""
+PASSES = 2
+"""By Ray Data, which has given a video up before it knows that a node is dead; then alone, once, as archive.py does."""
+PAUSE = 10.0
+"""Seconds after which a dead node is known as such."""
 
 
 class _Labels:
@@ -41,16 +44,50 @@ def answers_by_cluster(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # there is one for all
     context.max_errored_blocks = -1  # a video whose process dies each time stops no other
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "`ray_remote_args`")  # max_task_retries has no other place in this version
     left = iter(due)
     while some := list(itertools.islice(left, AT_ONCE)):
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        labelled = ray.data.from_items([{"path": str(path)} for path in some], override_num_blocks=len(some)).map(
-            _Labels, fn_constructor_args=(str(model), top_k), num_cpus=1, concurrency=(1, min(cores, len(some))), max_task_retries=TRIES - 1,
-        )  # fmt: skip
         missing = {str(path): path for path in some}
-        for row in labelled.iter_rows():
-            yield missing.pop(row["path"]), json.loads(row["answer"])
+        for turn in range(PASSES):
+            if turn:
+                time.sleep(PAUSE)
+            for name, answer in _by_data(list(missing), model, top_k):
+                yield missing.pop(name), answer
+            if not missing:
+                break
+        else:
+            time.sleep(PAUSE)
         for path in missing.values():
-            yield path, archive.error_of("internal", f"the process that labelled it died, {TRIES} times")
+            yield path, _alone(path, model, top_k)
+
+
+def _by_data(paths: list[str], model: Path | str, top_k: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those of the videos that can be labelled by all cores that are free; of the others, nothing."""
+    import ray.data
+
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    videos = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=len(paths))
+    labelled = videos.map(
+        _Labels, fn_constructor_args=(str(model), top_k), num_cpus=1, concurrency=(1, min(cores, len(paths))), max_task_retries=1
+    )  # fmt: skip
+    for row in labelled.iter_rows():
+        yield row["path"], json.loads(row["answer"])
+
+
+def _alone(path: Path, model: Path | str, top_k: int) -> dict[str, Any]:
+    """By a process of its own, with no other video that could take it along."""
+    import ray
+
+    try:
+        told = ray.get(ray.remote(num_cpus=1, max_retries=0)(_label_one).remote(str(model), top_k, str(path)))
+    except ray.exceptions.RayError:
+        return archive.error_of(
+            "internal", "the process that labelled it died, again and again; it may want more memory than there is"
+        )
+    answer: dict[str, Any] = json.loads(told["answer"])
+    return answer
+
+
+def _label_one(model: str, top_k: int, path: str) -> dict[str, str]:
+    return _Labels(model, top_k)({"path": path})

@@ -155,6 +155,7 @@ def main() -> int:
     parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--frames", type=int, default=1500)
     parser.add_argument("--videos", type=int, default=16, help="of the archive (default: 16)")
+    parser.add_argument("--quick", action="store_true", help="leave out what is only measured")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.inside:
@@ -243,7 +244,8 @@ def tried(args: argparse.Namespace, folder: Path) -> int:
     say(f"calls that were asked again: {len(asked)}")
     far.terminate()
     far.wait()
-    figures()
+    if not args.quick:
+        figures()
     ray.serve.shutdown()  # whose replicas had the cores
     if not archive(folder, args.videos):
         return 1

@@ -16,7 +16,7 @@ def test_a_node_that_is_killed_loses_nothing():
     needs("unshare", "ip", "nft")
     if subprocess.run(["unshare", "--user", "--map-root-user", "--net", "true"], capture_output=True).returncode:
         pytest.skip("this system gives no network namespace to this user")
-    small = ["--cameras", "2", "--frames", "300", "--videos", "6"]
+    small = ["--cameras", "2", "--frames", "300", "--videos", "6", "--quick"]
     done = subprocess.run(
         [sys.executable, ROOT / "docker/ray/verify.py", *small], capture_output=True, text=True, timeout=400
     )
