@@ -249,10 +249,11 @@ def tried(args: argparse.Namespace, folder: Path) -> int:
     ray.serve.shutdown()  # whose replicas had the cores
     if not archive(folder, args.videos):
         return 1
-    say("all as promised")
     ray.shutdown()
     for one in (second, first):
         one.terminate()
+        one.wait()
+    say("all as promised")
     return 0
 
 

@@ -38,8 +38,9 @@ def spread(values: Sequence[float]) -> str:
 
 
 def of(results: Results, o: Options, field: str = "test_ppl") -> list[float]:
-    """A figure of this run, whatever its seed, by all seeds that there are."""
-    same = (o.model_copy(update={"seed": seed}).command() for seed in range(1, 10))
+    """A figure of this run by all seeds that there are, in either precision."""
+    kinds = ({"seed": seed, "precision": precision} for seed in range(1, 10) for precision in ("bf16", "fp32"))
+    same = (o.model_copy(update=kind).command() for kind in kinds)
     return [results[command][field] for command in same if command in results]
 
 

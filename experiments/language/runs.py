@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from experiments.language.options import Options
+from experiments.language.options import Options, parse
 from experiments.language.train import CURVES, RESULTS, RUNS, read_lines
 from pipelines.command import count
 
@@ -127,6 +127,12 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only say which are done")
     parser.add_argument("--side-by-side", type=count, default=2, metavar="N", help="runs at a time (default: 2)")
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="of each run (default: 1)")
+    parser.add_argument(
+        "--precision",
+        choices=("bf16", "fp32"),
+        default="bf16",
+        help="fp32 where products in bfloat16 are slow (default: bf16)",
+    )
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of checkpoints and logs (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of results (default: beside this program)")
     parser.add_argument("--curves", type=Path, default=CURVES, help="file of curves (default: beside this program)")
@@ -134,8 +140,11 @@ def main() -> int:
     if unknown := set(options.groups) - set(GROUPS):
         parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     wanted = options.groups or [name for name in GROUPS if name != "full"]
-    runs = [run for name in wanted for run in GROUPS[name]()]
-    done = {entry["command"] for entry in read_lines(options.results)}
+    precision = {"precision": options.precision}
+    runs = [run.model_copy(update=precision) for name in wanted for run in GROUPS[name]()]
+    done = {
+        parse(entry["command"]).model_copy(update=precision).command() for entry in read_lines(options.results)
+    }  # in either precision
     if options.list:
         for run in runs:
             print("done" if run.command() in done else "    ", run.command())

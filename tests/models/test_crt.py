@@ -199,6 +199,16 @@ def test_with_a_null_key_each_token_chooses_how_much_to_read() -> None:
     torch.testing.assert_close(added, added[:, :1].expand(1, L, 16), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+@torch.no_grad()
+def test_what_is_added_drowns_no_token(size: float) -> None:
+    """However large the memory is, an untrained reader adds a tenth of a normalized token."""
+    add = make_reader("add", width=64, memory=32, layers=1, heads=1, dropout=0.0)
+    tokens = torch.zeros(1, L, 64)
+    added = add.enter(tokens, torch.randn(1, 32) * size)
+    assert 0.03 < added.std() < 0.11
+
+
 @pytest.mark.parametrize(("reader", "writer"), REMEMBERING)
 def test_the_initial_memory_is_learned(reader: str, writer: str) -> None:
     """All streams begin with the same parameter, and a loss on the first segment moves it."""

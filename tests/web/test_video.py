@@ -30,7 +30,7 @@ def test_a_file_gets_the_labels_that_the_api_gives(open_page, answer):
     choose(page, KITCHEN)
     page.get_by_text("labelled in").wait_for()
     events = page.get_by_role("list", name="Events").get_by_role("button")
-    assert events.count() == len(answer["events"])
+    EXPECT(events).to_have_count(len(answer["events"]))
     for shown, event in zip(events.all(), answer["events"], strict=True):
         assert event["label"] in shown.inner_text()
         assert f"{event['confidence'] * 100:.0f} %" in shown.inner_text()
@@ -50,7 +50,7 @@ def test_a_file_gets_the_labels_that_the_api_gives(open_page, answer):
     assert len(re.findall(r"^\d\d:\d\d:\d\d\.\d{3} --> \d\d:\d\d:\d\d\.\d{3}$", cues, re.M)) == len(answer["events"])
 
     page.get_by_text("Segments as a table").click()
-    assert page.get_by_role("table").locator("tbody tr").count() == len(answer["segments"])
+    EXPECT(page.get_by_role("table").locator("tbody tr")).to_have_count(len(answer["segments"]))
 
 
 def test_a_click_seeks_and_the_picture_says_what_is_seen(open_page):
