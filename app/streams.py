@@ -1,22 +1,19 @@
-"""Streams under their ids: who writes to one, what is durable of it, when it ends.
+"""Streams under their ids: who holds one to write to it, what is durable of it, when it ends.
 
 A writer holds a stream: it has loaded the session, set its name on it, and every save says which version it follows. So a
 writer whose stream was taken over, here or at another replica, learns it at its next save at the latest, and can commit nothing.
-A writer that died without a word is known by its process, or, on another machine, by its lease, which it no longer renews.
+app/writers.py tells a writer that lives from one that died without a word.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -33,6 +30,7 @@ from app.sessions.base import (
     StoreUnavailable,
     VersionConflict,
 )
+from app.writers import Writer, process
 from models.errors import CrtError
 from pipelines import state as states
 from pipelines.events import EventOptions
@@ -106,55 +104,6 @@ def check_id(id: str) -> str:
             "a stream's id has 1 to 128 characters: letters, digits, '.', '_', '-' and ':', and is neither '.' nor '..'"
         )
     return id
-
-
-def process() -> str:
-    """This process's name among all: machine, boot, number and start."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()}/{boot.read_text().strip()[:8] if boot.exists() else '-'}/{os.getpid()}/{_start_of(os.getpid())}"
-
-
-def _start_of(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; None if there is none, or none can be seen."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """Who writes to a stream."""
-
-    client: str
-    """Its token, or one made for this connection."""
-    process: str
-
-    def __str__(self) -> str:
-        return f"{self.client}@{self.process}"
-
-    @classmethod
-    def parse(cls, owner: str) -> "Writer":
-        client, _, process = owner.rpartition("@")
-        return cls(client, process)
-
-    @property
-    def place(self) -> str:
-        """Of its service, for people."""
-        host, _, rest = self.process.partition("/")
-        return f"{host} (process {rest.split('/')[1]})" if rest.count("/") == 2 else host
-
-    def alive(self, lease_until: float | None, now: float) -> bool:
-        """Whether it may still write: its lease runs and, as far as that can be seen from this machine, its process is there."""
-        ours, theirs = process().split("/"), self.process.split("/")
-        if (
-            len(theirs) == 4
-            and theirs[:2] == ours[:2]
-            and theirs[2].isdigit()
-            and _start_of(int(theirs[2])) != theirs[3]
-        ):
-            return False
-        return lease_until is not None and now < lease_until
 
 
 @dataclass(eq=False)
