@@ -1,5 +1,6 @@
 """From `make serve` to the first label, the second time; what importing takes, and memory at rest."""
 
+import contextlib
 import os
 import re
 import socket
@@ -76,8 +77,9 @@ def start() -> dict[str, float]:
                 }
             finally:
                 for process in psutil.Process(made.pid).children(recursive=True):
-                    if process.cmdline()[-2:] == ["-m", "app"]:
-                        process.terminate()  # it ends its own
+                    with contextlib.suppress(psutil.NoSuchProcess):  # gone meanwhile: its parent ended it
+                        if process.cmdline()[-2:] == ["-m", "app"]:
+                            process.terminate()  # it ends its own
                 made.wait(30)
 
 
