@@ -40,7 +40,7 @@ class _Queue(Generic[_Asked, _Told]):
         self._waiting: deque[tuple[float, _Asked, asyncio.Future[_Told]]] = deque()
         self._stage, self._metrics = stage, metrics
         self._hurry = 0
-        self._due = asyncio.Event()
+        self._due, self._full = asyncio.Event(), asyncio.Event()
 
     def add(self, asked: _Asked, *, at_once: bool = False) -> asyncio.Future[_Told]:
         """at_once: not to wait for others to come."""
@@ -48,6 +48,8 @@ class _Queue(Generic[_Asked, _Told]):
         self._waiting.append((time.perf_counter(), asked, answer))
         self._hurry += at_once
         self._due.set()
+        if len(self._waiting) >= self._most:
+            self._full.set()
         return answer
 
     def behind(self) -> float:
@@ -66,18 +68,23 @@ class _Queue(Generic[_Asked, _Told]):
             else:
                 self._due.clear()
 
+    async def serve_full(self, threads: ThreadPoolExecutor) -> None:
+        """Beside serve: hands over a full batch while another is worked on, so that the thread need not wait for this loop in between."""
+        while True:
+            await self._full.wait()
+            if len(self._waiting) >= self._most:
+                await self._batch(threads)
+            else:
+                self._full.clear()
+
     async def _batch(self, threads: ThreadPoolExecutor) -> None:
         batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         batch = [one for one in batch if not one[2].done()]  # whoever asked may have gone
         if not batch:
             return
-        started = time.perf_counter()
-        for since, _, _ in batch:
-            self._metrics.queue.labels(self._stage).observe(started - since)
-        self._metrics.batch.labels(self._stage).observe(len(batch))
         try:
             answers = await asyncio.get_running_loop().run_in_executor(
-                threads, self._measured, [asked for _, asked, _ in batch]
+                threads, self._measured, [since for since, _, _ in batch], [asked for _, asked, _ in batch]
             )
         except Exception as error:  # handed to all who wait for this batch
             for _, _, answer in batch:
@@ -88,8 +95,12 @@ class _Queue(Generic[_Asked, _Told]):
             if not answer.done():
                 answer.set_result(one)
 
-    def _measured(self, asked: list[_Asked]) -> list[_Told]:
-        """In a thread."""
+    def _measured(self, since: list[float], asked: list[_Asked]) -> list[_Told]:
+        """In a thread. since: when each was asked for."""
+        started = time.perf_counter()
+        for one in since:
+            self._metrics.queue.labels(self._stage).observe(started - one)
+        self._metrics.batch.labels(self._stage).observe(len(asked))
         with self._metrics.working(self._stage):
             return self._work(asked)
 
@@ -113,7 +124,11 @@ class Batches:
 
     async def __aenter__(self) -> Self:
         await self._processes.__aenter__()
-        work = [self._segments.serve(self._quick), self._glimpses.serve(self._quick)]
+        work = [
+            self._segments.serve(self._quick),
+            self._segments.serve_full(self._quick),
+            self._glimpses.serve(self._quick),
+        ]
         work += [self._clips.serve(self._threads) for _ in range(self._recognizer.side_by_side)]
         self._serving = [asyncio.create_task(one, name="batches") for one in work]
         return self
