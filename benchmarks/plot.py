@@ -1,4 +1,4 @@
-"""Draws docs/benchmarks.png from benchmarks/results: `python -m benchmarks.plot`.
+"""Draws docs/benchmarks.png from benchmarks/results/avx2: `python -m benchmarks.plot`.
 
 Left: steps a second of the servers over the number of streams. Right: what a second of video costs as a stream grows.
 """
@@ -9,12 +9,12 @@ from typing import Any
 
 from benchmarks.harness import FOLDER
 
-RESULTS = FOLDER / "results"
+RESULTS = FOLDER / "results" / "avx2"
 PICTURE = FOLDER.parent / "docs" / "benchmarks.png"
 
 
 def read(name: str) -> dict[str, Any]:
-    """The report that was written by `python -m benchmarks NAME --json benchmarks/results/NAME.json`."""
+    """The report that was written by `python -m benchmarks NAME --json benchmarks/results/avx2/NAME.json`."""
     report: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return report
 

@@ -32,7 +32,7 @@ def test_the_json_says_what_was_measured_where(measured, tmp_path, capsys):
     assert written["benchmark"] == "decode"
     assert written["rows"][0] == {"metric": "step", "value": 2.5, "unit": "ms", "peer": "gru", "ratio": 1.25}
     assert written["rows"][1]["peer"] is None
-    assert {"cpu", "cores", "python"} <= set(written["machine"])
+    assert {"cpu", "instructions", "cores", "python"} <= set(written["machine"])
     assert "1.25  x gru" in capsys.readouterr().out
 
 
