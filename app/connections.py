@@ -35,7 +35,7 @@ from pipelines.pictures import BadPicture
 from pipelines.remembering import MemoryUse, describe_memory
 from pipelines.streaming import Segment, SegmentResult
 
-log = logging.getLogger("app.routes.frames")  # the route's: who reads the lines knows them by it
+log = logging.getLogger(__name__)
 _LAST_NUMBER = (1 << 53) - 1
 _LATEST = 1e11
 """Seconds: later capture times are in other units, and too coarse in float64."""

@@ -25,7 +25,7 @@ def test_every_log_line_is_json_with_the_ids_of_its_request_and_stream(model, tm
         assert answer.headers["X-Request-ID"] == "mine-1"
     lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
     assert all({"timestamp", "level", "logger", "message"} <= set(line) for line in lines)
-    came, left = (line for line in lines if line["logger"] == "app.routes.frames")
+    came, left = (line for line in lines if line["logger"] == "app.connections")
     assert (came["message"], came["stream_id"]) == ("stream porch has a writer from frame 0 on", "porch")
     assert left["message"] == "stream porch has no writer any more, after frame 39"
     assert re.fullmatch("[0-9a-f]{32}", came["request_id"])
