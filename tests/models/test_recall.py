@@ -51,7 +51,7 @@ def learn(writer: str, reader: str, steps: int) -> VideoClassifier:
         F.cross_entropy(answer(model, segments), symbol).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 25 == 0 and accuracy(model, 200) == 1.0:
+        if step % 25 == 0 and accuracy(model, 500) == 1.0:
             break
     return model
 
@@ -59,8 +59,8 @@ def learn(writer: str, reader: str, steps: int) -> VideoClassifier:
 @pytest.mark.parametrize("writer", ["gru", "ncgru"])
 @pytest.mark.parametrize("reader", ["prepend", "cross_attention", "add"])
 def test_with_a_memory_it_is_recalled(reader: str, writer: str) -> None:
-    """Above 99 % on 2,000 fresh stories, by every way of reading."""
-    assert accuracy(learn(writer, reader, steps=600), 2000) > 0.99
+    """Above 99 % on 2,000 fresh stories, by every way of reading. Most learn it in 200 steps, some in 800: another processor, another way there."""
+    assert accuracy(learn(writer, reader, steps=2000), 2000) > 0.99
 
 
 def test_without_one_it_cannot_be() -> None:
