@@ -37,11 +37,16 @@ def spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
+def entry(results: Results, o: Options) -> dict[str, Any] | None:
+    """What is kept of this run, made in either precision."""
+    same = (o.model_copy(update={"precision": precision}).command() for precision in ("bf16", "fp32"))
+    return next((results[command] for command in same if command in results), None)
+
+
 def of(results: Results, o: Options, field: str = "test_ppl") -> list[float]:
-    """A figure of this run by all seeds that there are, in either precision."""
-    kinds = ({"seed": seed, "precision": precision} for seed in range(1, 10) for precision in ("bf16", "fp32"))
-    same = (o.model_copy(update=kind).command() for kind in kinds)
-    return [results[command][field] for command in same if command in results]
+    """A figure of this run, whatever its seed, by all seeds that there are."""
+    entries = (entry(results, o.model_copy(update={"seed": seed})) for seed in range(1, 10))
+    return [one[field] for one in entries if one]
 
 
 def row(results: Results, name: str, o: Options) -> list[object]:
@@ -70,9 +75,10 @@ def closed(results: Results) -> str:
     parts = []
     for seed in (1, 2, 3):
         kinds = [("transformer", 17), ("crt", 17), ("transformer", 70)]
-        wanted = [runs.at(segment, variant=variant, seed=seed).command() for variant, segment in kinds]
-        if all(command in results for command in wanted):
-            short, crt, long = (results[command]["test_ppl"] for command in wanted)
+        entries = [entry(results, runs.at(segment, variant=variant, seed=seed)) for variant, segment in kinds]
+        found = [one["test_ppl"] for one in entries if one]
+        if len(found) == len(kinds):
+            short, crt, long = found
             parts.append(
                 f"{(short - crt) / (short - long):.2f} (seed {seed})" if short > long else f"no gap (seed {seed})"
             )
@@ -180,7 +186,7 @@ def plot_lengths(results: Results, picture: Path) -> None:
     left.set(xscale="log", xlabel="segment, tokens", ylabel="test perplexity", title="Penn Treebank, 2 layers of 128")
     left.set_xticks(sorted(runs.SPANS), [str(n) for n in sorted(runs.SPANS)])
     left.minorticks_off()
-    curves = {entry["command"]: entry["curve"] for entry in read_lines(CURVES)}
+    curves = {one["command"]: one["curve"] for one in read_lines(CURVES)}
     for o in runs.central()[:3]:
         if curve := curves.get(o.command()):
             label = f"{NAMES[o.variant]} {o.segment}"
@@ -226,7 +232,7 @@ PARTS: dict[str, Callable[[Results], str]] = {
 
 
 def main() -> None:
-    results = {entry["command"]: entry for entry in read_lines(RESULTS)}
+    results = {one["command"]: one for one in read_lines(RESULTS)}
     text = README.read_text()
     for name, make in PARTS.items():
         begin, end = BEGIN.format(name), END.format(name)

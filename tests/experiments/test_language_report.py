@@ -1,6 +1,11 @@
 """Tables and plots say what the results say."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from experiments.language import report, runs
 from experiments.language.options import Options
@@ -43,8 +48,23 @@ def test_the_share_of_the_gap_and_the_spread_are_by_seed():
 
 def test_a_run_counts_in_either_precision():
     """bfloat16 is slow on some processors; a run made there in float32 fills the same place."""
-    results = results_of({runs.readers()[1].model_copy(update={"precision": "fp32"}): 99.5})
+    single = {"precision": "fp32"}
+    central = zip((105.0, 120.0, 100.0), runs.central()[:3], strict=True)
+    assert "0.75 (seed 1)" in report.closed(results_of({o.model_copy(update=single): ppl for ppl, o in central}))
+    results = results_of({runs.readers()[1].model_copy(update=single): 99.5})
     assert "| 104.5 | 99.5 | 1 |" in next(row for row in report.variants(results).splitlines() if "read by add" in row)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_no_run_is_made_again_for_another_precision(tmp_path: Path, precision: str):
+    """`--list` says what is done."""
+    made = runs.readers()[0].model_copy(update={"precision": "bf16" if precision == "fp32" else "fp32"})
+    (tmp_path / "results.jsonl").write_text(json.dumps({"command": made.command()}) + "\n")
+    command = [sys.executable, "-m", "experiments.language.runs", "readers", "--list", "--precision", precision]
+    done = subprocess.run(
+        [*command, "--results", tmp_path / "results.jsonl"], capture_output=True, text=True, check=True
+    )
+    assert [line.split()[0] == "done" for line in done.stdout.splitlines()] == [True, False]
 
 
 def test_what_is_missing_is_said_to_be(tmp_path: Path):
