@@ -249,7 +249,7 @@ def tried(args: argparse.Namespace, folder: Path) -> int:
     ray.serve.shutdown()  # whose replicas had the cores
     if not archive(folder, args.videos):
         return 1
-    ray.shutdown()
+    ray.shutdown()  # which tells of the killed node on this output, whenever it learns of it
     for one in (second, first):
         one.terminate()
         one.wait()

@@ -24,8 +24,7 @@ def test_a_node_that_is_killed_loses_nothing():
     assert "reached by an address that was not configured: none" in done.stdout
     assert "labels, events and frames are those of the undisturbed run" in done.stdout
     assert "the table of the cluster is that of the labels in process" in done.stdout
-    # Not the last line everywhere: Ray may tell on the same output how one of its processes ended.
-    assert "] all as promised\n" in done.stdout
+    assert done.stdout.rstrip().endswith("all as promised")
 
 
 def test_a_cluster_that_is_not_there_is_told_in_a_line(tmp_path):
