@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.small import SPEC
+from models.small import SPEC, SmallBackbone
 from pipelines import train_backbone
 from pipelines import train_crt as train_crt_module
+from pipelines import train_end_to_end as end_to_end
 from pipelines.clips import StoredClips, cache_clips, second_look
 from pipelines.config import BadConfig, Config, read_config
 from pipelines.datasets import BadDataset, read_homesim
@@ -274,6 +276,59 @@ def test_end_to_end_teaches_the_backbone_through_the_memory(tmp_path):
     again = run(read_config(path, ["end_to_end.epochs=2"]), output=tmp_path / "again")
     assert again["accuracy"] == json.loads(json.dumps(after.card["accuracy"]))
     assert state["epoch"] == 2
+
+
+@pytest.mark.parametrize("writer", ["gru", "ncgru"])
+def test_an_end_to_end_training_that_was_stopped_ends_with_the_very_same_numbers(tmp_path, monkeypatch, writer):
+    """Killed in the middle of its second epoch of three, and gone on with by a process that knows only the folder: losses and weights to the bit."""
+    recordings = [Recording(1, 1, 0, 1, "Walk"), Recording(2, 1, 0, 1, "Sitdown")]
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    videos = read_homesim(tmp_path / "data")
+    files, _ = cache_clips(videos, SPEC, tmp_path / "pixels", workers=1)
+    lengths = [len(StoredClips(files[video.name])) for video in videos]
+    examples = [
+        Example(video.name, np.zeros((n, SPEC.feature_width), np.float32), np.full(n, 1 + k), True)
+        for k, (video, n) in enumerate(zip(videos, lengths, strict=True))
+    ]
+    small = {"width": 32, "memory": 16, "layers": 1, "heads": 2, "hidden": 32, "writer": writer, "dropout": 0.2}
+    options = {"epochs": 3, "lanes": 1, "unroll": 2, "bf16": False}
+    losses = {"whole": [], "cut": []}
+
+    def train(name):
+        config = Config(data=HOME, run=tmp_path / name, name="t", backbone=BACKBONE, crt=small, end_to_end=options)
+        config.run.mkdir(exist_ok=True)
+        torch.manual_seed(7)
+        backbone, classifier = SmallBackbone(), classifier_for(config.crt, SPEC.feature_width, 3)
+        torch.manual_seed(time.time_ns())  # what came before must not matter
+        with monkeypatch.context() as patch:
+            real = end_to_end.SummaryWriter.add_scalar
+            patch.setattr(
+                end_to_end.SummaryWriter,
+                "add_scalar",
+                lambda self, tag, value, step: (losses[name].append((step, value)), real(self, tag, value, step))[1],
+            )
+            return end_to_end.train_end_to_end(config, backbone, classifier, examples, files)
+
+    whole = train("whole")
+    assert len(losses["whole"]) == 3
+    real, into_second = end_to_end.Pictures.clips, []
+
+    def stopped(self, *given):
+        into_second.extend([1] * len(losses["cut"]))
+        if len(into_second) == 2:
+            raise KeyboardInterrupt
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(end_to_end.Pictures, "clips", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train("cut")
+    assert [step for step, _ in losses["cut"]] == [0]
+    again = train("cut")
+    assert losses["cut"] == losses["whole"]
+    for one, other in zip(whole, again, strict=True):
+        for (name, mine), (_, theirs) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
+            assert torch.equal(mine, theirs), name
 
 
 def test_two_processes_train_what_one_trains(tmp_path):
