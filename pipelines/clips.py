@@ -157,13 +157,13 @@ class Look:
     """A further look at each video."""
 
     number: int = 0
-    upside_down: bool = False
-    """Perhaps turned upside down, too."""
+    overhead: bool = False
+    """From the ceiling: turned by any angle, too."""
 
     @property
     def key(self) -> str:
         """For files."""
-        return f"look{self.number}{'-turned' if self.upside_down else ''}"
+        return f"look{self.number}{'-overhead' if self.overhead else ''}"
 
 
 def second_look(clips: np.ndarray, name: str, look: Look = Look()) -> np.ndarray:
@@ -181,14 +181,25 @@ def second_look(clips: np.ndarray, name: str, look: Look = Look()) -> np.ndarray
     table = np.arange(256)[:, None] * gain * balance + (1 - gain) * 115 + rng.uniform(-20, 20)
     table = table.clip(0, 255).astype(np.uint8)
     across = -1 if look.number == 0 or rng.random() < 0.5 else 1
-    down = -1 if look.upside_down and rng.random() < 0.5 else 1
+    turn = any_turn(rng, W, H) if look.overhead else None
     out = np.empty_like(clips)
     for n in range(N):
         for t in range(T):
             frame = cv2.resize(clips[n, t, y : y + h, x : x + w], (W, H), interpolation=cv2.INTER_LINEAR)
-            frame = frame[::down, ::across]
-            out[n, t] = cv2.LUT(np.ascontiguousarray(frame), table[:, None, :])
+            frame = np.ascontiguousarray(frame[:, ::across])
+            out[n, t] = cv2.LUT(frame if turn is None else turned(frame, turn), table[:, None, :])
     return out
+
+
+def any_turn(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """A turn of pictures about their middle, by any angle, float64[2, 3] as cv2 has it; perhaps made smaller, so that less is cut off."""
+    return cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), rng.uniform(0, 360), rng.uniform(0.75, 1.0))
+
+
+def turned(frame: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """A picture uint8[H, W, 3], turned; what it does not show is as the pixel at its border."""
+    height, width, _ = frame.shape
+    return cv2.warpAffine(frame, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def cache_features(

@@ -37,8 +37,8 @@ class BackboneTraining(_Section):
     """Weight of finding the joints, beside naming the activity; where a data set does not know them it has no effect."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Share of the old average kept at each step; the average is what is saved."""
-    upside_down: bool = False
-    """Half of the clips are shown upside down: for a camera at the ceiling, which knows no up."""
+    overhead: bool = False
+    """For a camera that looks down from the ceiling and knows no up: clips are shown turned by any angle."""
     bf16: bool = True
     """Convolutions in bfloat16 where the processor has it; weights stay float32."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
@@ -126,7 +126,7 @@ class EndToEnd(_Section):
     """Of the backbone."""
     crt_learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    upside_down: bool = False
+    overhead: bool = False
     """As in backbone.training."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
     bf16: bool = True

@@ -120,7 +120,7 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
     for untrimmed, count in ((True, config.looks.untrimmed), (False, config.looks.trimmed)):
         some = {v.name: files[v.name] for v in found.of("train") if (v.label is None) == untrimmed}
         for number in range(count if some else 0):
-            seen = further(Look(number, config.backbone.training.upside_down), some)
+            seen = further(Look(number, config.backbone.training.overhead), some)
             for name, look_features in seen.items():
                 again.setdefault(name, []).append(look_features)
     start = torch.load(config.run / "backbone.pt", weights_only=True).get("start")

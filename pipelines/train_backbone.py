@@ -26,7 +26,7 @@ from tqdm import tqdm
 from models import checkpoint, networks
 from models.small import CLOSER, SIDES, SPEC, Light, Reading, SmallBackbone
 from pipelines import parallel
-from pipelines.clips import StoredClips
+from pipelines.clips import StoredClips, any_turn, turned
 from pipelines.config import BackboneTraining, BadConfig, Config, same_options
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
 from pipelines.device import pick
@@ -78,9 +78,9 @@ class ClipTable:
 
 
 def augment(
-    picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator, *, upside_down: bool = False
+    picture: np.ndarray, joints: np.ndarray, rng: np.random.Generator, *, overhead: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A clip cropped, mirrored, blurred or made grey, perhaps turned upside down, the same for all its frames, and its joints with it.
+    """A clip cropped, mirrored, blurred or made grey, perhaps turned by any angle, the same for all its frames, and its joints with it.
 
     uint8[H, W, C] and float32[J, 3] to the same.
     """
@@ -102,9 +102,13 @@ def augment(
     if rng.random() < 0.5:
         picture = picture[:, ::-1]
         joints[:, 0] = 1 - joints[:, 0]
-    if upside_down and rng.random() < 0.5:
-        picture = picture[::-1]
-        joints[:, 1] = 1 - joints[:, 1]
+    if overhead and rng.random() < 0.8:
+        turn = any_turn(rng, width, height)
+        frames = np.split(np.ascontiguousarray(picture), channels // 3, axis=2)
+        picture = np.concatenate([turned(frame, turn) for frame in frames], axis=2)
+        pixels = joints[:, :2] * (width, height) - 0.5
+        joints[:, :2] = (pixels @ turn[:, :2].T + turn[:, 2] + 0.5) / (width, height)
+        joints[((joints[:, :2] < 0) | (joints[:, :2] >= 1)).any(1)] = np.nan
     if rng.random() < 0.12:
         grey = picture.reshape(height, width, channels // 3, 3).mean(-1, keepdims=True)
         picture = (
@@ -151,9 +155,7 @@ def _batches(
             for step in range(first, steps):
                 rng = np.random.default_rng([seed, step])
                 picks = np.minimum(np.searchsorted(weights, rng.random(batch)), len(table) - 1)[own]
-                pairs = [
-                    augment(table.picture(i), table.joints[i], rng, upside_down=options.upside_down) for i in picks
-                ]
+                pairs = [augment(table.picture(i), table.joints[i], rng, overhead=options.overhead) for i in picks]
                 made = np.stack([p for p, _ in pairs]), table.targets[picks], np.stack([by_side(j) for _, j in pairs])
                 while not stop.is_set():
                     try:

@@ -75,7 +75,7 @@ class Pictures:
             T, H, W, _ = frames_THWC.shape
             rng = np.random.default_rng([*seed, video])
             picture = np.ascontiguousarray(frames_THWC.transpose(1, 2, 0, 3)).reshape(H, W, -1)
-            picture, _ = augment(picture, np.empty((0, 3), np.float32), rng, upside_down=options.upside_down)
+            picture, _ = augment(picture, np.empty((0, 3), np.float32), rng, overhead=options.overhead)
             gain, offset = rng.uniform(0.7, 1.3, 3), rng.uniform(-25, 25)
             table = ((np.arange(256)[:, None] - 115) * gain + 115 + offset).clip(0, 255).astype(np.uint8)
             frames_HWT3 = picture.reshape(H, W, T, 3)

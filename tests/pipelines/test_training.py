@@ -18,13 +18,13 @@ from models.small import SPEC, SmallBackbone
 from pipelines import train_backbone
 from pipelines import train_crt as train_crt_module
 from pipelines import train_end_to_end as end_to_end
-from pipelines.clips import StoredClips, cache_clips, second_look
+from pipelines.clips import Look, StoredClips, cache_clips, second_look
 from pipelines.config import BadConfig, Config, read_config
 from pipelines.datasets import BadDataset, read_homesim
 from pipelines.homesim.make import make
 from pipelines.homesim.scenario import POSE_JOINTS, Recording
 from pipelines.train import plot_gap, run
-from pipelines.train_backbone import by_side
+from pipelines.train_backbone import augment, by_side
 from pipelines.train_crt import (
     IGNORE,
     Example,
@@ -51,6 +51,30 @@ def test_joints_are_told_by_the_side_on_which_they_are_seen():
     assert told[4].tolist() == [np.float32(x) for x in (0.8, 0.1, 1.0)]
     assert np.isnan(told[5:7]).all()
     assert (told[:3] == 0).all()
+
+
+@pytest.mark.parametrize("overhead", [False, True])
+def test_joints_stay_on_the_pixels_that_show_them(overhead):
+    """However a clip is varied: a spot on dark ground, and a joint in its middle. From the ceiling, it may go anywhere."""
+    yy, xx = np.mgrid[:96, :128]
+    spot = (np.hypot(yy - 40, xx - 90) < 4).astype(np.uint8) * 200
+    picture = np.repeat(spot[..., None], 12, axis=2)
+    joints = np.array([[90.5 / 128, 40.5 / 96, 1.0]], np.float32)
+    places = []
+    for seed in range(60):
+        seen, moved = augment(picture, joints, np.random.default_rng(seed), overhead=overhead)
+        assert seen.shape == picture.shape
+        assert (seen == seen[..., :1]).all()  # one way for all frames
+        if np.isnan(moved).any():
+            continue
+        there = np.argwhere(seen[..., 0] > 90).mean(0) + 0.5
+        assert there == pytest.approx(moved[0, 1::-1] * (96, 128), abs=1.0)
+        places.append(moved[0, 1])
+    assert len(places) > 30
+    assert (
+        np.min(places) < 0.25
+    ) == overhead  # upright, the spot stays in the upper half, but never so near to the top
+    assert (np.max(places) > 0.75) == overhead
 
 
 def test_a_segments_target_is_its_most_frequent_label():
@@ -402,13 +426,15 @@ def test_stored_clips_are_those_that_were_given(tmp_path):
         assert np.abs(stored[n].astype(int) - clips[(n + 1) % 5]).mean() > 2
 
 
-def test_a_second_look_is_the_same_for_all_of_a_video(tmp_path):
-    """Mirrored and in another light; another video gets another."""
+@pytest.mark.parametrize("overhead", [False, True])
+def test_a_second_look_is_the_same_for_all_of_a_video(overhead):
+    """Mirrored and in another light, from the ceiling turned; another video gets another."""
     clips = np.random.default_rng(0).integers(0, 255, (3, 4, 48, 64, 3), np.uint8)
     clips[1:] = clips[0]
-    seen = second_look(clips, "one")
+    look = Look(1, overhead)
+    seen = second_look(clips, "one", look)
     assert seen.shape == clips.shape
     assert (seen[0] == seen[2]).all()
     assert (seen != clips).any()
-    assert (second_look(clips, "one") == seen).all()
-    assert (second_look(clips, "two") != seen).any()
+    assert (second_look(clips, "one", look) == seen).all()
+    assert (second_look(clips, "two", look) != seen).any()
