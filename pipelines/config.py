@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.config import ReaderName, WriterName
+from models.config import Positive, ReaderName, WriterName
 from models.errors import CrtError
 from pipelines.datasets import AnyDataset
 
@@ -48,14 +48,14 @@ class BackboneTraining(_Section):
 class CrtTraining(_Section):
     """Training of the CRT on cached features by backpropagation through time."""
 
-    width: int = 192
+    width: Positive = 192
     """D, width of the Transformer."""
-    memory: int = 512
+    memory: Positive = 512
     """M, width of the memory: 512 float32 are 2 KB."""
-    layers: int = 2
-    heads: int = 4
-    hidden: int = 384
-    segment: int = 4
+    layers: Positive = 2
+    heads: Positive = 4
+    hidden: Positive = 384
+    segment: Positive = 4
     """L, clips in a segment."""
     reader: ReaderName = "cross_attention"
     writer: WriterName = "gru"
@@ -83,6 +83,12 @@ class CrtTraining(_Section):
     bf16: bool = False
     """Matrix products in bfloat16; weights and memory stay float32. On a GPU it is quicker, on a CPU not at these sizes."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+        return self
 
 
 class Looks(_Section):
@@ -160,16 +166,31 @@ class Config(_Section):
         return self.cache or self.run / "features"
 
 
-def same_options(now: BaseModel, then: dict[str, Any] | None, file: Path) -> None:
-    """Makes sure that a training goes on as it was begun. Raises BadConfig naming what differs; `then` is None in old files."""
+def begun_with(options: BaseModel, seed: int, labels: Iterable[str], data: str) -> dict[str, Any]:
+    """What a training's state keeps of what it was begun with. data: a digest of all that it learns from."""
+    return {"options": options.model_dump(mode="json"), "seed": seed, "labels": list(labels), "data": data}
+
+
+def same_run(now: dict[str, Any], state: dict[str, Any], file: Path) -> None:
+    """Makes sure that a training goes on as it was begun, on what it was begun with; both as begun_with has it, or lacking some (old files).
+
+    Raises BadConfig naming what differs: weights that have seen other videos would be measured on people whom they know.
+    """
+    then = state.get("options") or {}
     differing = [
         f"{name} was {then.get(name)} and is {value}"
-        for name, value in now.model_dump(mode="json").items()
-        if then is not None and then.get(name) != value
+        for name, value in now["options"].items()
+        if then and then.get(name) != value
     ]
+    if state.get("seed", now["seed"]) != now["seed"]:
+        differing.append(f"seed was {state['seed']} and is {now['seed']}")
+    if state.get("labels", now["labels"]) != now["labels"]:
+        differing.append(f"labels were {', '.join(state['labels'])} and are {', '.join(now['labels'])}")
+    elif state.get("data", now["data"]) != now["data"]:
+        differing.append("what it learns from (videos, their splits and labels, or their features) is not what it was")
     if differing:
         raise BadConfig(
-            f"{file} was begun with other options: {', '.join(differing)}. Set them back, or begin anew with --fresh."
+            f"{file} was begun otherwise: {'; '.join(differing)}. Set it back, give another folder (--set run=FOLDER), or begin anew with --fresh."
         )
 
 

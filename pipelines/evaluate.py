@@ -11,9 +11,10 @@ import argparse
 import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from tqdm import tqdm
 from models import checkpoint
 from pipelines import command
 from pipelines.clips import frames_in
-from pipelines.datasets import BACKGROUND, KINDS, SPLITS, BadDataset, Found, LabelledVideo, label_at
+from pipelines.datasets import BACKGROUND, KINDS, SPLITS, BadDataset, Found, LabelledVideo, Problem, label_at
 from pipelines.datasets.__main__ import dataset, options_of
+from pipelines.device import pick
+from pipelines.errors import VideoError
 from pipelines.events import Event
 from pipelines.frames import Clip
 from pipelines.metrics import (
@@ -171,6 +174,13 @@ class Measured:
     labels: tuple[str, ...]
     segment_seconds: float
     watched: list[Watched]
+    problems: list[Problem] = field(default_factory=list)
+    """What could not be watched, and why: it is in none of the figures."""
+
+    @property
+    def background(self) -> bool:
+        """Whether there are clips of the background, so that it is a class like the others."""
+        return any(one.video.label == BACKGROUND for one in self.watched)
 
     @property
     def trimmed(self) -> list[Watched]:
@@ -181,8 +191,10 @@ class Measured:
         return [one for one in self.watched if one.video.label is None]
 
     def clips(self) -> tuple[list[str], list[str], np.ndarray]:
-        """Of the trimmed clips: true and predicted label, and scores float[N, C] without the background."""
-        scores_NC = np.stack([clip_scores(one.scores_SC, self.labels, one.lengths_S) for one in self.trimmed])
+        """Of the trimmed clips: true and predicted label, and scores float[N, C], without the background where it is no class."""
+        scores_NC = np.stack(
+            [clip_scores(one.scores_SC, self.labels, one.lengths_S, background=self.background) for one in self.trimmed]
+        )
         true = [str(one.video.label) for one in self.trimmed]
         return true, [self.labels[best] for best in scores_NC.argmax(1)], scores_NC
 
@@ -193,21 +205,31 @@ class Measured:
             found |= self._of_clips()
         if self.untrimmed:
             found |= self._of_days()
-        return found | {"calibration_error": round(self.calibration(), 4)}
+        return found | {"calibration_error": round(self.calibration(), 4), "left_out": len(self.problems)}
 
     def _of_clips(self) -> dict[str, Any]:
         true, predicted, scores_NC = self.clips()
         mean, shares = mean_class_accuracy(true, predicted)
         at = np.array([self.labels.index(label) if label in self.labels else -1 for label in true])
-        rows = [self.labels[best] == one.video.label for one in self.trimmed for best in without(self, one).argmax(1)]
+        segments, of_segments = zip(*self._segments(), strict=True)
+        by_segment, _ = mean_class_accuracy(of_segments, [self.labels[int(scores_C.argmax())] for scores_C in segments])
+        whose = np.array([self.labels.index(label) if label in self.labels else -1 for label in of_segments])
         return {
             "trimmed_clips": len(true),
             "trimmed_mean_class_accuracy": round(mean, 4),
             "trimmed_top_1": round(top_k(scores_NC, at, 1), 4),
             "trimmed_top_5": round(top_k(scores_NC, at, 5), 4),
-            "trimmed_segment_top_1": round(float(np.mean(rows)), 4),
+            "trimmed_segment_mean_class_accuracy": round(by_segment, 4),
+            "trimmed_segment_top_1": round(top_k(np.stack(segments), whose, 1), 4),
+            "trimmed_segment_top_5": round(top_k(np.stack(segments), whose, 5), 4),
             "trimmed_class_accuracy": {label: round(share, 4) for label, share in shares.items()},
         }
+
+    def _segments(self) -> Iterator[tuple[np.ndarray, str]]:
+        """Of the trimmed clips' segments: scores float[C], as clips has them, and the true label."""
+        for one in self.trimmed:
+            for scores_C in one.scores_SC:
+                yield clip_scores(scores_C[None], self.labels, background=self.background), str(one.video.label)
 
     def _of_days(self) -> dict[str, Any]:
         right, moments = np.array([frame_accuracy(one, self.labels) for one in self.untrimmed]).sum(0)
@@ -269,32 +291,36 @@ class Measured:
         return calibration_error(np.array(confidence), np.array(right, bool))
 
 
-def clip_scores(scores_SC: np.ndarray, labels: Sequence[str], lengths: Iterable[int] | None = None) -> np.ndarray:
-    """A trimmed clip's scores: the mean over its segments, each weighted by its clips; -1 for the background, which is no class."""
+def clip_scores(
+    scores_SC: np.ndarray, labels: Sequence[str], lengths: Iterable[int] | None = None, *, background: bool = False
+) -> np.ndarray:
+    """A trimmed clip's scores: the mean over its segments, each weighted by its clips; -1 for the background unless it is a class, too."""
     weights = None if lengths is None else np.asarray(list(lengths), dtype=np.float64)
     mean = np.average(scores_SC, axis=0, weights=weights).copy()
-    if BACKGROUND in labels:
+    if BACKGROUND in labels and not background:
         mean[labels.index(BACKGROUND)] = -1
     return mean
 
 
-def without(measured: Measured, one: Watched) -> np.ndarray:
-    """The segments' scores with -1 for the background."""
-    scores_SC = one.scores_SC.copy()
-    if BACKGROUND in measured.labels:
-        scores_SC[:, measured.labels.index(BACKGROUND)] = -1
-    return scores_SC
-
-
 def measure(recognizer: Recognizer, videos: Sequence[LabelledVideo], *, threads: int = 1) -> Measured:
-    """Watches them all, so many at a time. Raises VideoError."""
+    """Watches them all, so many at a time. What cannot be watched is among the problems; raises BadDataset where nothing can."""
     model = recognizer.model
+
+    def answer(video: LabelledVideo) -> Watched | Problem:
+        try:
+            return watch(recognizer, video)
+        except VideoError as error:
+            return Problem("unreadable", video.name, str(error))
+        except BadDataset as error:
+            return Problem("bad_span", video.name, str(error))
+
     with ThreadPoolExecutor(threads) as pool:
-        watched = tqdm(
-            pool.map(lambda video: watch(recognizer, video), videos),
-            total=len(videos), desc=f"evaluate {model.name}", unit="video",
-        )  # fmt: skip
-        return Measured(tuple(model.labels), recognizer.segment * model.spec.clip_seconds, list(watched))
+        every = list(tqdm(pool.map(answer, videos), total=len(videos), desc=f"evaluate {model.name}", unit="video"))
+    watched = [one for one in every if isinstance(one, Watched)]
+    problems = [one for one in every if isinstance(one, Problem)]
+    if not watched:
+        raise BadDataset(f"none of {len(videos)} videos can be watched ({problems[0]})")
+    return Measured(tuple(model.labels), recognizer.segment * model.spec.clip_seconds, watched, problems)
 
 
 def measure_falls(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
@@ -305,6 +331,8 @@ def measure_falls(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
     with (folder / "segments.csv").open(newline="") as file:
         kinds = {row["clip"]: row["kind"] for row in csv.DictReader(file)}
     model = recognizer.model
+    if "Fall" not in model.labels:
+        raise BadDataset(f"{model.name} knows no Fall; it knows {', '.join(model.labels)}")
     fall, answers = model.labels.index("Fall"), {}
     for clip in sorted(kinds):
         video = LabelledVideo(folder / clip, clip, "test", None, (), ())
@@ -325,6 +353,7 @@ def main() -> None:
         prog="python -m pipelines.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="the model's folder, or kinetics400:NAME")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it runs")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     falls = kinds.add_parser("falls", help="real falls and daily life: clips and segments.csv")
     falls.add_argument("folder", type=Path, metavar="DIR")
@@ -336,14 +365,20 @@ def main() -> None:
         options_of(of, kind)
     args = vars(parser.parse_args())
     threads = len(os.sched_getaffinity(0))
-    model = Recognizer(checkpoint.read(args.pop("model")), threads=threads)
+    model = Recognizer(checkpoint.read(args.pop("model")), threads=threads, device=pick(args.pop("device")))
     kind, folder = args.pop("kind"), args.pop("folder")
     if kind == "falls":
         print(json.dumps(measure_falls(model, folder), indent=2))
         return
     split, report = args.pop("split"), args.pop("report")
-    found = dataset(kind, folder, args).find()
+    chosen = dataset(kind, folder, args)
+    found = chosen.find()
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
     measured = measure(model, among(found, split), threads=threads)
+    for problem in measured.problems:
+        print(problem, file=sys.stderr)
+    chosen.accept(replace(found, problems=measured.problems))
     print(json.dumps(measured.figures(), indent=2))
     if report is not None:
         from pipelines.report import write_report

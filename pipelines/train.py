@@ -31,7 +31,7 @@ from pipelines.backbone import described, ready
 from pipelines.card import card_text, commit, make_card
 from pipelines.clips import Look, cache_clips, cache_features, some_clips
 from pipelines.config import Config, read_config
-from pipelines.datasets import BACKGROUND, SPLITS, Found, Problem
+from pipelines.datasets import BACKGROUND, SPLITS, Found, Problem, complete
 from pipelines.device import pick
 from pipelines.features import Seen, extract
 from pipelines.onnx_weights import strip
@@ -164,7 +164,7 @@ def without(config: Config, found: Found, problems: list[Problem]) -> Found:
     """The data set less what could not be decoded. Raises BadDataset where that is fatal."""
     bad = {problem.what for problem in problems}
     kept = [video for video in found.videos if video.name not in bad]
-    return config.data.accept(replace(found, videos=kept, problems=[*found.problems, *problems]))
+    return complete(config.data.accept(replace(found, videos=kept, problems=[*found.problems, *problems])))
 
 
 def timed(features: dict[str, np.ndarray], spec: ClipSpec) -> dict[str, Seen]:
@@ -173,6 +173,15 @@ def timed(features: dict[str, np.ndarray], spec: ClipSpec) -> dict[str, Seen]:
         name: Seen(found, np.arange(len(found))[:, None] * spec.clip_seconds + (0, spec.clip_seconds))
         for name, found in features.items()
     }
+
+
+def write_config(config: Config) -> None:
+    """What the run is made with, and by which code."""
+    if parallel.rank() == 0:
+        (config.run / "config.json").write_text(config.model_dump_json(indent=2))
+        (config.run / "code.json").write_text(
+            json.dumps({"commit": commit(), "torch": torch.__version__, "python": platform.python_version()})
+        )
 
 
 def run(
@@ -186,12 +195,9 @@ def run(
     """All stages up to and including `until`; returns the card once there is one, else an empty dict."""
     config.run.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
-    if parallel.rank() == 0:
-        (config.run / "config.json").write_text(config.model_dump_json(indent=2))
-        (config.run / "code.json").write_text(
-            json.dumps({"commit": commit(), "torch": torch.__version__, "python": platform.python_version()})
-        )
-    found = config.data.find()
+    if not any(config.run.glob("*.pt")):
+        write_config(config)
+    found = complete(config.data.find())
     if until == "backbone":
         if config.backbone.training is not None:
             files, problems = kept_clips(config, found)
@@ -202,10 +208,11 @@ def run(
         log.warning("%s", problem)
     if until == "features":
         return {}
-    labels = [BACKGROUND, *found.classes]
+    labels = [BACKGROUND, *(label for label in found.classes if label != BACKGROUND)]
     data = {split: sequences(found.of(split), prepared.seen, labels) for split in SPLITS}
     data["train"] = [replace(s, looks=tuple(prepared.again.get(s.name, ()))) for s in data["train"]]
     classifier = train_crt(config, data, labels)
+    write_config(config)  # what went on is what was begun
     plain = config.model_copy(update={"crt": config.crt.model_copy(update={"writer": "none"})})
     forgetful = train_crt(plain, data, labels)
     if until == "crt":
@@ -223,7 +230,7 @@ def run(
     ):
         # Measured is what was stored: weights and graphs as they will serve, loaded again.
         save_model(config, seen_by, trained, labels, {}, folder)
-        recognizer = Recognizer(checkpoint.load(folder), threads=config.threads)
+        recognizer = Recognizer(checkpoint.load(folder), threads=config.threads, device=pick(config.device))
         answers = evaluate.measure(recognizer, found.of("test"), threads=config.threads)
         measured[name] = answers.figures()
     for name, value in measured["with"].items():
@@ -232,7 +239,7 @@ def run(
     card = make_card(config, found, prepared.about, measured["with"], measured["without"])
     if homes is not None:
         card["accuracy"]["real_homes"] = evaluate.measure_falls(
-            Recognizer(checkpoint.load(config.run / "model"), threads=config.threads), homes
+            Recognizer(checkpoint.load(config.run / "model"), threads=config.threads, device=pick(config.device)), homes
         )
         log.info("real homes: %s", card["accuracy"]["real_homes"])
     (config.run / "card.json").write_text(json.dumps(card, indent=2))

@@ -7,6 +7,7 @@ Shapes: B clips, H x W pixels, C = T x 3 channels, K classes, J joints, Y x X ce
 """
 
 import copy
+import hashlib
 import logging
 import math
 import os
@@ -27,7 +28,7 @@ from models import checkpoint, networks
 from models.small import CLOSER, SIDES, SPEC, Light, Reading, SmallBackbone
 from pipelines import parallel
 from pipelines.clips import StoredClips, any_turn, turned
-from pipelines.config import BackboneTraining, BadConfig, Config, same_options
+from pipelines.config import BackboneTraining, BadConfig, Config, begun_with, same_run
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
 from pipelines.device import pick
 from pipelines.homesim.scenario import PAIRS, POSE_JOINTS, POSE_RATE
@@ -283,6 +284,15 @@ def visible_labels(videos: list[LabelledVideo]) -> list[str]:
     return [BACKGROUND, *sorted({span.label for video in videos for span in video.visible} - {BACKGROUND})]
 
 
+def digest_of(videos: list[LabelledVideo]) -> str:
+    """Of all that is learned from: which files, which part of each, in which split, with which labels."""
+    told = [
+        f"{video.name} {video.path.stat().st_size} {video.start} {video.end} {video.split} {video.visible}"
+        for video in sorted(videos, key=lambda video: video.name)
+    ]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
 def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str, Path]) -> SmallBackbone:
     """Trains, or goes on where an earlier run stopped, and returns the averaged backbone, on the CPU.
 
@@ -320,19 +330,21 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         lr=options.learning_rate,
         fused=True,
     )
-    first = 0
+    learned_from = [video for video in videos if video.split != "test"]
+    begun = begun_with(options, config.seed, labels, digest_of(learned_from))
+    first, running, looking = 0, math.log(len(labels)), 5.7
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device)
-        same_options(options, state.get("options"), state_file)
+        same_run(begun, state, state_file)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first, start = state["step"], state.get("start")
+        running, looking = state.get("running", running), state.get("looking", looking)
         log.info("resumed at step %d", first)
     lead = parallel.rank() == 0
-    writer = SummaryWriter(str(config.run / "tensorboard" / "backbone")) if lead else None
+    writer = SummaryWriter(str(config.run / "tensorboard" / "backbone"), purge_step=first) if lead else None
     trained, own = parallel.parallel(network), slice(parallel.rank(), None, world)
-    running, looking = math.log(len(labels)), 5.7
     bar = tqdm(
         total=options.steps, initial=first, desc="backbone", unit="step", smoothing=0.05, disable=None if lead else True
     )
@@ -385,7 +397,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
             torch.save(
                 {
                     "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
-                    "options": options.model_dump(mode="json"), "start": start,
+                    "running": running, "looking": looking, "start": start, **begun,
                 },
                 part,
             )  # fmt: skip

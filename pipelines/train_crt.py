@@ -6,6 +6,7 @@ at another clip, so that an activity meets the segments' borders everywhere. Res
 Shapes: B lanes, S segments, L clips in a segment, F feature width, M memory width, C labels.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from pipelines import parallel
-from pipelines.config import BadConfig, Config, CrtTraining, same_options
+from pipelines.config import BadConfig, Config, CrtTraining, begun_with, same_run
 from pipelines.datasets import LabelledVideo, label_at
 from pipelines.device import pick
 from pipelines.features import Seen
@@ -107,7 +108,7 @@ def drawn(data: Sequence[Example], options: CrtTraining, rng: np.random.Generato
         return order
     by_class: dict[int, list[int]] = {}
     for index in trimmed:
-        by_class.setdefault(int(np.bincount(data[index].targets).argmax()), []).append(index)
+        by_class.setdefault(_class_of(data[index]), []).append(index)
     classes = [by_class[label] for label in sorted(by_class)]
     of = [classes[k] for k in rng.integers(len(classes), size=len(trimmed))]
     again = iter([some[int(rng.integers(len(some)))] for some in of])
@@ -116,30 +117,37 @@ def drawn(data: Sequence[Example], options: CrtTraining, rng: np.random.Generato
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """What an epoch shows of one video."""
+    """What an epoch shows of one video: one of its looks, and perhaps of another one's mixed into it (mixup, arXiv 1710.09412)."""
 
-    features: np.ndarray
+    one: np.ndarray
+    other: np.ndarray | None
     targets: np.ndarray
+    """int64[N]: as many as the shorter of the two has clips."""
     others: np.ndarray
     """Labels of what is mixed in; without mixup the same as targets."""
     share: float
     """The targets' share of the mixture."""
 
+    def features(self, part: slice) -> np.ndarray:
+        """float32[n, F] of some clips."""
+        if self.other is None:
+            return self.one[part]
+        return np.float32(self.share) * self.one[part] + np.float32(1 - self.share) * self.other[part]
+
 
 def mixed(data: Sequence[Example], order: list[int], options: CrtTraining, rng: np.random.Generator) -> list[Shown]:
-    """The videos with what is mixed into each (mixup, arXiv 1710.09412): into trimmed ones another one, cut to the shorter."""
+    """The videos with what is mixed into each: into trimmed ones another trimmed one, cut to the shorter. Computes no feature yet."""
     trimmed = [index for index in order if data[index].trimmed]
     shown = []
     for index in order:
         one = data[index]
         features = _a_look(one, rng)
         if options.mixup == 0 or not one.trimmed:
-            shown.append(Shown(features, one.targets, one.targets, 1.0))
+            shown.append(Shown(features, None, one.targets, one.targets, 1.0))
             continue
         other, share = data[trimmed[int(rng.integers(len(trimmed)))]], float(rng.beta(options.mixup, options.mixup))
         n = min(len(features), len(other.features))
-        both = np.float32(share) * features[:n] + np.float32(1 - share) * _a_look(other, rng)[:n]
-        shown.append(Shown(both, one.targets[:n], other.targets[:n], share))
+        shown.append(Shown(features, _a_look(other, rng), one.targets[:n], other.targets[:n], share))
     return shown
 
 
@@ -147,13 +155,20 @@ def _a_look(one: Example, rng: np.random.Generator) -> np.ndarray:
     return (one.features, *one.looks)[int(rng.integers(1 + len(one.looks)))]
 
 
+def _dealt(
+    data: Sequence[Example], options: CrtTraining, rng: np.random.Generator
+) -> tuple[list[Shown], list[list[Piece]], int]:
+    """One epoch in random order: what is shown, on which lanes, and how many segments the longest of them has."""
+    shown = mixed(data, drawn(data, options, rng), options, rng)
+    lanes = deal([len(one.targets) for one in shown], range(len(shown)), options, rng)
+    return shown, lanes, max(len(lane) for lane in lanes)
+
+
 def chunks(data: Sequence[Example], options: CrtTraining, rng: np.random.Generator) -> Iterator[Chunk]:
     """One epoch, in random order."""
     L, B = options.segment, options.lanes
-    shown = mixed(data, drawn(data, options, rng), options, rng)
-    lanes = deal([len(one.targets) for one in shown], range(len(shown)), options, rng)
-    width = shown[0].features.shape[1]
-    length = max(len(lane) for lane in lanes)
+    shown, lanes, length = _dealt(data, options, rng)
+    width = shown[0].one.shape[1]
     for start in range(0, length, options.unroll):
         S = min(options.unroll, length - start)
         inputs = np.zeros((S, B, L, width), np.float32)
@@ -163,9 +178,15 @@ def chunks(data: Sequence[Example], options: CrtTraining, rng: np.random.Generat
         for b, lane in enumerate(lanes):
             for s, piece in enumerate(lane[start : start + S]):
                 one, n, part = shown[piece.video], piece.end - piece.start, slice(piece.start, piece.end)
-                inputs[s, b, :n], mask[s, b, :n], fresh[s, b] = one.features[part], True, piece.first
+                inputs[s, b, :n], mask[s, b, :n], fresh[s, b] = one.features(part), True, piece.first
                 targets[s, b, :n], others[s, b, :n], share[s, b] = one.targets[part], one.others[part], one.share
         yield Chunk(*(torch.from_numpy(a) for a in (inputs, mask, targets, fresh, others, share)))
+
+
+def steps_of(data: Sequence[Example], options: CrtTraining, seed: int, epochs: int) -> int:
+    """Chunks of all epochs: they differ by a few, since videos fall on other lanes and are cut elsewhere."""
+    lengths = (_dealt(data, options, np.random.default_rng([seed, epoch]))[2] for epoch in range(epochs))
+    return sum(-(-length // options.unroll) for length in lengths)
 
 
 def segment_targets(targets_BL: Tensor, classes: int) -> Tensor:
@@ -182,11 +203,27 @@ def segment_targets(targets_BL: Tensor, classes: int) -> Tensor:
     return torch.where(known.any(1), best, torch.full_like(best, IGNORE))
 
 
-def class_weights(data: Sequence[Example], classes: int, power: float) -> Tensor:
-    """Weights of the loss, rarity to this power: frame-wise accuracy counts frequent labels, mean class accuracy rare ones."""
-    counts = np.bincount(np.concatenate([s.targets for s in data]), minlength=classes).clip(min=1)
-    weights = (counts.sum() / counts) ** power
-    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
+def class_weights(data: Sequence[Example], classes: int, power: float, *, balanced: bool = False) -> Tensor:
+    """Weights of the loss, rarity to this power: frame-wise accuracy counts frequent labels, mean class accuracy rare ones.
+
+    A class without examples weighs nothing: label smoothing must not teach what there is no reason to say. balanced: as `drawn` draws
+    trimmed videos then, by which rarity is made up for in part already.
+    """
+    counts = np.zeros(classes)
+    of_class = np.bincount([_class_of(one) for one in data if one.trimmed], minlength=classes)
+    for one in data:
+        # What is drawn more often counts as if there were more of it.
+        often = of_class.sum() / (of_class > 0).sum() / of_class[_class_of(one)] if balanced and one.trimmed else 1.0
+        counts += np.bincount(one.targets, minlength=classes) * often
+    there = counts > 0
+    weights = np.zeros(classes)
+    weights[there] = (counts.sum() / counts[there]) ** power
+    return torch.tensor(weights / weights[there].mean(), dtype=torch.float32)
+
+
+def _class_of(one: Example) -> int:
+    """A trimmed video's."""
+    return int(np.bincount(one.targets).argmax())
 
 
 def classifier_for(options: CrtTraining, feature_width: int, classes: int) -> VideoClassifier:
@@ -305,18 +342,18 @@ def train_crt(
     classifier = classifier_for(o, width, len(labels)).to(device)
     average = classifier_for(o, width, len(labels)).to(device).eval().requires_grad_(False)
     average.load_state_dict(classifier.state_dict())
-    weights_C = class_weights(data["train"], len(labels), o.balance)
+    weights_C = class_weights(data["train"], len(labels), o.balance, balanced=o.sampling == "balanced")
     unrolled = parallel.parallel(Unrolled(classifier, weights_C.to(device), o.label_smoothing))
-    # An epoch may have a step more than the first, since videos fall on other lanes.
-    steps = o.epochs * (sum(1 for _ in epoch_of(data["train"], o, config.seed, 0)) + 1)
+    steps = steps_of(data["train"], o, config.seed, o.epochs)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, o.learning_rate, total_steps=steps, pct_start=0.1)
     scale = torch.from_numpy(np.concatenate([s.features for s in data["train"]]).std(0)).to(device) * o.feature_noise
     own = slice(parallel.rank(), None, world)
+    begun = begun_with(o, config.seed, labels, digest_of(data["train"] + data["validation"]))
     first = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device)
-        same_options(o, state.get("options"), state_file)
+        same_run(begun, state, state_file)
         classifier.load_state_dict(state["classifier"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -324,7 +361,7 @@ def train_crt(
         first = state["epoch"]
         log.info("%s resumed at epoch %d", tag, first)
     lead = parallel.rank() == 0
-    writer = SummaryWriter(str(config.run / "tensorboard" / f"crt-{tag}")) if lead else None
+    writer = SummaryWriter(str(config.run / "tensorboard" / f"crt-{tag}"), purge_step=first) if lead else None
     bar = tqdm(
         range(first, o.epochs),
         initial=first,
@@ -347,12 +384,14 @@ def train_crt(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(classifier.parameters(), o.clip_norm)
             optimizer.step()
-            if schedule.last_epoch < schedule.total_steps - 1:
+            # The average starts as the network itself and slows down as it fills: nothing of chance stays in it.
+            keep = min(o.ema, (1 + schedule.last_epoch) / (10 + schedule.last_epoch))
+            if schedule.last_epoch < steps - 1:
                 schedule.step()
             losses.append(loss.item())
             with torch.no_grad():
                 for old, new in zip(average.parameters(), classifier.parameters(), strict=True):
-                    old.lerp_(new, 1 - o.ema)
+                    old.lerp_(new, 1 - keep)
         accuracy = clip_accuracy(average, data["validation"], o.segment)
         bar.set_postfix(loss=f"{np.mean(losses):.3f}", validation=f"{accuracy:.3f}")
         if writer is not None:
@@ -365,7 +404,7 @@ def train_crt(
             torch.save(
                 {
                     "classifier": classifier.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(), "epoch": epoch + 1, "options": o.model_dump(mode="json"),
+                    "schedule": schedule.state_dict(), "epoch": epoch + 1, **begun,
                 },
                 part,
             )  # fmt: skip
@@ -374,6 +413,16 @@ def train_crt(
         writer.close()
     parallel.wait()
     return average.cpu()
+
+
+def digest_of(examples: Iterable[Example]) -> str:
+    """Of all that is learned from: names, labels and features."""
+    found = hashlib.sha256()
+    for one in examples:
+        found.update(f"{one.name} {one.features.shape} {one.trimmed} {len(one.looks)} ".encode())
+        for part in (one.targets, one.features, *one.looks):
+            found.update(np.ascontiguousarray(part).data)
+    return found.hexdigest()
 
 
 def epoch_of(data: Sequence[Example], options: CrtTraining, seed: int, epoch: int) -> Iterator[Chunk]:

@@ -6,6 +6,7 @@ Shapes: B lanes, S segments, L clips in a segment, T frames, H x W pixels, F fea
 """
 
 import copy
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +23,10 @@ from models.base import Backbone
 from models.heads import VideoClassifier
 from pipelines import parallel
 from pipelines.clips import StoredClips
-from pipelines.config import BadConfig, Config, EndToEnd, same_options
+from pipelines.config import BadConfig, Config, CrtTraining, EndToEnd, begun_with, same_run
 from pipelines.device import pick
 from pipelines.train_backbone import augment, warm_cosine
-from pipelines.train_crt import Chunk, Example, Unrolled, chunks, class_weights, totals
+from pipelines.train_crt import Chunk, Example, Unrolled, chunks, class_weights, digest_of, steps_of, totals
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,18 @@ class Together(nn.Module):
         self.backbone, self.unrolled = backbone, unrolled
 
     def forward(self, clips_NTHWC: Tensor, chunk: Chunk, memory_BM: Tensor, total_S2: Tensor) -> tuple[Tensor, Tensor]:
-        """clips: those that are present, in the order of chunk.mask_SBL; the chunk's features are not looked at. As Unrolled."""
+        """clips: those that are present, in the order of chunk.mask_SBL, or one that does not count where none is; the chunk's features are
+        not looked at. As Unrolled.
+        """
         features_NF = self.backbone(clips_NTHWC).float()
         S, B, L = chunk.mask_SBL.shape
+        places_N = chunk.mask_SBL.flatten().nonzero()[:, 0]
         features_XF = features_NF.new_zeros(S * B * L, features_NF.shape[1])
-        features_XF = features_XF.index_put((chunk.mask_SBL.flatten().nonzero()[:, 0],), features_NF)
+        features_XF = features_XF.index_put((places_N,), features_NF[: len(places_N)])
         seen = replace(chunk, features_SBLF=features_XF.view(S, B, L, -1))
         loss, memory_BM = self.unrolled(seen, memory_BM, total_S2)
-        return loss, memory_BM
+        # Processes that train together wait for each other's gradients, also for those of one that has nothing to see.
+        return loss + 0 * features_NF[len(places_N) :].sum(), memory_BM
 
     def train(self, mode: bool = True) -> "Together":
         """Running means of norms stay as they are: a chunk's clips are of a few videos only."""
@@ -68,8 +73,10 @@ class Pictures:
         ]  # fmt: skip
 
     def clips(self, chunk: Chunk, seed: Sequence[int], options: EndToEnd) -> np.ndarray:
-        """The clips that are present, varied: uint8[N, T, H, W, 3]. Which variation follows from seed and video."""
+        """The clips that are present, varied: uint8[N, T, H, W, 3]; a black one where none is. Which variation follows from seed and video."""
         found = []
+        if not chunk.mask_SBL.any():
+            return np.zeros_like(self._stored[0][0])[None]
         for video, clip in chunk.features_SBLF[chunk.mask_SBL].long().tolist():
             frames_THWC = self._stored[video][clip]
             T, H, W, _ = frames_THWC.shape
@@ -86,10 +93,12 @@ class Pictures:
 
 def epoch_of(pictures: Pictures, config: Config, epoch: int) -> Iterator[Chunk]:
     """The same for all processes, and whether or not the training was stopped in between."""
-    options = config.end_to_end
-    assert options is not None
-    shape = config.crt.model_copy(update={"lanes": options.lanes, "unroll": options.unroll, "mixup": 0.0})
-    return chunks(pictures.examples, shape, np.random.default_rng([config.seed, epoch]))
+    assert config.end_to_end is not None
+    return chunks(pictures.examples, _shape(config, config.end_to_end), np.random.default_rng([config.seed, epoch]))
+
+
+def _shape(config: Config, options: EndToEnd) -> CrtTraining:
+    return config.crt.model_copy(update={"lanes": options.lanes, "unroll": options.unroll, "mixup": 0.0})
 
 
 def train_end_to_end(
@@ -106,37 +115,43 @@ def train_end_to_end(
         raise BadConfig(f"end_to_end.lanes has to be a multiple of the {world} processes, got {o.lanes}")
     state_file = config.run / "end-to-end.pt"
     torch.manual_seed(config.seed)
-    weights_C = class_weights(examples, classifier.config.classes, config.crt.balance)
+    weights_C = class_weights(
+        examples, classifier.config.classes, config.crt.balance, balanced=config.crt.sampling == "balanced"
+    )
     unrolled = Unrolled(copy.deepcopy(classifier), weights_C, config.crt.label_smoothing)
     both = Together(copy.deepcopy(backbone), unrolled).to(device).requires_grad_(True)
     average = copy.deepcopy(both).eval().requires_grad_(False)
     trained = parallel.parallel(both)
     pictures = Pictures(files, examples)
-    steps = o.epochs * (sum(1 for _ in epoch_of(pictures, config, 0)) + 1)
+    steps = steps_of(pictures.examples, _shape(config, o), config.seed, o.epochs)
     groups = [
         {"params": list(both.backbone.parameters()), "rate": o.learning_rate},
         {"params": list(both.unrolled.parameters()), "rate": o.crt_learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, lr=o.learning_rate, weight_decay=o.weight_decay)
+    starts = digest_of(examples) + "".join(
+        hashlib.sha256(p.numpy(force=True).tobytes()).hexdigest() for p in both.parameters()
+    )
+    begun = begun_with(o, config.seed, map(str, range(classifier.config.classes)), starts)
     first = step = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device)
-        same_options(o, state["options"], state_file)
+        same_run(begun, state, state_file)
         both.load_state_dict(state["both"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first, step = state["epoch"], state["step"]
         log.info("end to end resumed at epoch %d", first)
     own, lead = slice(parallel.rank(), None, world), parallel.rank() == 0
-    writer = SummaryWriter(str(config.run / "tensorboard" / "end-to-end")) if lead else None
+    writer = SummaryWriter(str(config.run / "tensorboard" / "end-to-end"), purge_step=first) if lead else None
     for epoch in range(first, o.epochs):
         both.train()
         losses: list[float] = []
         memory_BM = classifier.initial_memory(o.lanes // world).detach().to(device)
         torch.manual_seed((config.seed * 1_000_003 + epoch) * world + parallel.rank())
-        steps_of = list(epoch_of(pictures, config, epoch))
+        all_of = list(epoch_of(pictures, config, epoch))
         title = f"end to end {epoch + 1}/{o.epochs}"
-        for whole in tqdm(steps_of, desc=title, unit="step", disable=None if lead else True):
+        for whole in tqdm(all_of, desc=title, unit="step", disable=None if lead else True):
             chunk = whole.on("cpu", own)
             clips_NTHWC = torch.from_numpy(pictures.clips(chunk, (config.seed, epoch), o)).to(device)
             chunk = chunk.on(device, slice(None))
@@ -162,7 +177,7 @@ def train_end_to_end(
             torch.save(
                 {
                     "both": both.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1,
-                    "step": step, "options": o.model_dump(mode="json"),
+                    "step": step, **begun,
                 },
                 part,
             )  # fmt: skip

@@ -17,6 +17,7 @@ from pipelines.datasets.base import (
     Leak,
     Problem,
     Span,
+    complete,
     label_at,
     read_spans,
 )
@@ -37,6 +38,24 @@ KINDS: dict[str, type[Dataset]] = {
 AnyDataset = Annotated[HomeSim | Smarthome | SmarthomeUntrimmed | ClassFolders | Table, Field(discriminator="kind")]
 
 __all__ = [
-    "BACKGROUND", "KINDS", "SPLITS", "AnyDataset", "BadDataset", "ClassFolders", "Dataset", "Found", "HomeSim", "LabelledVideo", "Leak",
-    "Problem", "Smarthome", "SmarthomeUntrimmed", "Span", "Table", "label_at", "read_homesim", "read_spans",
+    "BACKGROUND",
+    "KINDS",
+    "SPLITS",
+    "AnyDataset",
+    "BadDataset",
+    "ClassFolders",
+    "Dataset",
+    "Found",
+    "HomeSim",
+    "LabelledVideo",
+    "Leak",
+    "Problem",
+    "Smarthome",
+    "SmarthomeUntrimmed",
+    "Span",
+    "Table",
+    "complete",
+    "label_at",
+    "read_homesim",
+    "read_spans",
 ]  # fmt: skip

@@ -21,6 +21,9 @@ from models.errors import CrtError
 
 BACKGROUND = "Background"
 SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {split: split for split in SPLITS} | {"val": "validation", "valid": "validation"}
+"""What people call them."""
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
 
 class BadDataset(CrtError):  # noqa: N818 - named after what is wrong
@@ -161,6 +164,19 @@ class Dataset(BaseModel, ABC):
         return found
 
 
+def complete(found: Found) -> Found:
+    """The same, if a training has videos to learn from, to watch its progress by and to be measured on. Raises BadDataset naming the split."""
+    counts = ", ".join(f"{split} {len(found.of(split))}" for split in SPLITS)
+    for split in SPLITS:
+        if not found.of(split):
+            groups = len({video.group or video.name for video in found.videos})
+            raise BadDataset(
+                f"{found.title}: no video is in {split} ({counts}). A training needs all three splits: at least three groups of videos, such as "
+                f"people or recordings (there are {groups}), or videos in each of the splits that the data set has itself."
+            )
+    return found
+
+
 def checked(found: Found) -> Found:
     """The same, by name. Raises Leak, naming what is in two splits, and BadDataset where two videos have one name or none is left."""
     for what, of in (("file", _part), ("name", lambda video: video.name), ("group", lambda video: video.group)):
@@ -191,16 +207,20 @@ def _said(key: object) -> str:
     return key.name if isinstance(key, Path) else str(key)
 
 
-def videos_in(folder: Path, suffixes: Sequence[str] = (".mp4", ".avi", ".mkv", ".webm", ".mov")) -> dict[str, Path]:
-    """All video files below a folder, by stem. Raises BadDataset where there is no such folder, or two files have one stem."""
+def files_in(folder: Path, suffixes: Sequence[str] = VIDEO_SUFFIXES) -> list[Path]:
+    """All video files below a folder, by path. Raises BadDataset where there is no such folder."""
     if not folder.is_dir():
         raise BadDataset(f"{folder} is no folder; give the one where the data set's videos are")
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
+
+
+def videos_in(folder: Path, suffixes: Sequence[str] = VIDEO_SUFFIXES) -> dict[str, Path]:
+    """All video files below a folder, by stem. Raises BadDataset where there is no such folder, or two files have one stem."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.is_file():
-            if path.stem in files:
-                raise BadDataset(f"{folder}: {files[path.stem]} and {path} have the same name; which one is meant?")
-            files[path.stem] = path
+    for path in files_in(folder, suffixes):
+        if path.stem in files:
+            raise BadDataset(f"{folder}: {files[path.stem]} and {path} have the same name; which one is meant?")
+        files[path.stem] = path
     return files
 
 

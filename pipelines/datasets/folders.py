@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.datasets.base import (
-    SPLITS,
+    SPLIT_NAMES,
     BadDataset,
     Found,
     LabelledVideo,
     Problem,
     Span,
-    videos_in,
+    files_in,
 )
 from pipelines.datasets.folds import Folded
-
-_SPLITS = {split: split for split in SPLITS} | {"val": "validation", "valid": "validation"}
 
 
 class ClassFolders(Folded):
@@ -29,9 +27,9 @@ class ClassFolders(Folded):
         if not self.folder.is_dir():
             raise BadDataset(f"{self.folder} is no folder; give the one with a folder per class")
         top = [path for path in sorted(self.folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        own = bool(top) and all(path.name in _SPLITS for path in top)
+        own = bool(top) and all(path.name in SPLIT_NAMES for path in top)
         places = (
-            [(_SPLITS[split.name], path) for split in top for path in sorted(split.iterdir())]
+            [(SPLIT_NAMES[split.name], path) for split in top for path in sorted(split.iterdir())]
             if own
             else [("", path) for path in top]
         )
@@ -47,10 +45,10 @@ class ClassFolders(Folded):
         videos = []
         for split, place in places:
             if place.name in classes and place.is_dir():
-                found = videos_in(place)
+                found = files_in(place)
                 if not found:
                     problems.append(Problem("empty", str(place.relative_to(self.folder)), "no video is in it"))
-                videos += [self._video(path, place.name, split, problems) for path in found.values()]
+                videos += [self._video(path, place.name, split, problems) for path in found]
         if not own:
             videos = self.dealt(videos)
         return Found(f"the folders in {self.folder}", classes, videos, problems)

@@ -21,7 +21,7 @@ class Folded(Dataset):
     fold: Annotated[int, Field(ge=0)] = 0
     """The part that tests."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Share of the other groups that validate."""
+    """Share of the other groups that validate; of two or more at least one does, unless it is 0."""
     seed: int = 0
     """Another one deals otherwise."""
 
@@ -36,7 +36,9 @@ class Folded(Dataset):
         order = sorted(set(groups), key=lambda group: hashlib.sha256(f"{self.seed}:{group}".encode()).digest())
         split = {group: "test" for group in order[self.fold :: self.folds]}
         others = [group for group in order if group not in split]
-        validating = round(len(others) * self.validation)
+        # Someone has to: of a household's few people, too.
+        fewest = int(self.validation > 0 and len(others) > 1)
+        validating = max(round(len(others) * self.validation), fewest)
         return split | {group: "validation" if n < validating else "train" for n, group in enumerate(others)}
 
     def dealt(self, videos: Iterable[LabelledVideo]) -> list[LabelledVideo]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.datasets.base import (
+    SPLIT_NAMES,
     SPLITS,
     BadDataset,
     Found,
@@ -118,7 +119,7 @@ class _Row:
     def __init__(self, table: Path, number: int, fields: dict[str, Any]) -> None:
         self.number = number
         try:
-            self.path, self.label = str(fields["path"]), str(fields["label"])
+            self.path, self.label = (_text(fields[name]) for name in ("path", "label"))
             self.start, self.end = _seconds(fields.get("start"), 0.0), _seconds(fields.get("end"), math.inf)
         except KeyError as error:
             raise BadDataset(f"{table}, line {number}: no {error}; lines have path, start, end, label") from error
@@ -126,7 +127,12 @@ class _Row:
             raise BadDataset(f"{table}, line {number}: start and end are seconds ({error})") from error
         if not self.path or not self.label:
             raise BadDataset(f"{table}, line {number}: path and label must not be empty")
-        self.split, self.group = str(fields.get("split") or ""), str(fields.get("group") or "")
+        split = str(fields.get("split") or "")
+        self.split, self.group = SPLIT_NAMES.get(split, split), str(fields.get("group") or "")
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _seconds(value: object, otherwise: float) -> float:
@@ -138,7 +144,7 @@ def _read(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if table.suffix not in (".csv", ".jsonl"):
         raise BadDataset(f"{table}: a table is a .csv or a .jsonl file")
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             if table.suffix == ".csv":
                 yield from enumerate(csv.DictReader(file), 2)
             else:

@@ -17,6 +17,7 @@ from pipelines.datasets import (
     Smarthome,
     SmarthomeUntrimmed,
     Table,
+    complete,
     label_at,
 )
 from pipelines.homesim.make import write_video
@@ -201,6 +202,27 @@ def test_folders_are_classes_and_recordings_stay_together(tmp_path):
         ClassFolders(folder=tmp_path, group="(").find()
 
 
+@pytest.mark.parametrize(("people", "counts"), [(3, (1, 1, 1)), (4, (2, 1, 1)), (12, (8, 1, 3))])
+def test_a_household_of_few_people_has_all_splits(tmp_path, people, counts):
+    """Each person in a folder below the class's, with files that are named alike."""
+    touch(tmp_path, *(f"{label}/p{n:02}/001.mp4" for n in range(people) for label in ("walk", "sit")))
+    found = complete(ClassFolders(folder=tmp_path, group=r"/(p\d+)/").find())
+    assert tuple(len({video.group for video in found.of(split)}) for split in SPLITS) == counts
+    assert len(found.videos) == 2 * people
+
+
+def test_a_training_needs_all_splits(tmp_path):
+    """Which one is empty, and what would be right, is told before anything is done."""
+    touch(tmp_path / "two", *(f"{label}/p{n}.mp4" for n in range(2) for label in ("walk", "sit")))
+    with pytest.raises(
+        BadDataset, match=r"no video is in validation \(train 2, validation 0, test 2\).*three groups.*there are 2"
+    ):
+        complete(ClassFolders(folder=tmp_path / "two", group=r"/(p\d)").find())
+    touch(tmp_path / "own", "train/walk/a.mp4", "test/walk/b.mp4")
+    with pytest.raises(BadDataset, match="no video is in validation"):
+        complete(ClassFolders(folder=tmp_path / "own").find())
+
+
 def test_folders_of_splits_are_kept(tmp_path):
     touch(tmp_path, "train/walk/a1.mp4", "val/walk/b1.mp4", "test/walk/c1.mp4", "test/sit/c2.mp4")
     found = ClassFolders(folder=tmp_path).find()
@@ -253,6 +275,7 @@ def test_a_table_names_clips_of_videos(tmp_path, form):
         ("file,label\na.mp4,walk\n", "line 2: no 'path'"),
         ("path,label,split\na.mp4,walk,tarin\n", "tarin"),
         ("path,label,split\na.mp4,walk,train\na.mp4,sit,test\n", "file a.mp4 is in test"),
+        ("path,start,end,label\na.mp4,1,2\n", "line 2: path and label must not be empty"),
     ],
 )
 def test_a_table_with_a_mistake_names_it(tmp_path, text, said):
@@ -260,6 +283,21 @@ def test_a_table_with_a_mistake_names_it(tmp_path, text, said):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(BadDataset, match=said):
         Table(folder=tmp_path, table=tmp_path / "list.csv").find()
+
+
+def test_a_table_as_spreadsheets_and_others_write_it(tmp_path):
+    """With a byte order mark, `val` for the validation, numbers as labels; but a label that is null is none."""
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "list.csv").write_text(
+        "path,label,split\na.mp4,walk,train\nb.mp4,sit,val\nc.mp4,sit,test\n", encoding="utf-8-sig"
+    )
+    found = Table(folder=tmp_path, table=tmp_path / "list.csv").find()
+    assert by_split(found) == {"train": ["a"], "validation": ["b"], "test": ["c"]}
+    (tmp_path / "list.jsonl").write_text('{"path": "a.mp4", "label": 0}\n{"path": "b.mp4", "label": 1}\n')
+    assert Table(folder=tmp_path, table=tmp_path / "list.jsonl").find().classes == ("0", "1")
+    (tmp_path / "list.jsonl").write_text('{"path": "a.mp4", "label": null}\n')
+    with pytest.raises(BadDataset, match="line 1: path and label"):
+        Table(folder=tmp_path, table=tmp_path / "list.jsonl").find()
 
 
 # The command

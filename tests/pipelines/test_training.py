@@ -21,7 +21,7 @@ from pipelines import train_end_to_end as end_to_end
 from pipelines.clips import Look, StoredClips, cache_clips, second_look
 from pipelines.config import BadConfig, Config, read_config
 from pipelines.datasets import BadDataset, read_homesim
-from pipelines.homesim.make import make
+from pipelines.homesim.make import make, write_video
 from pipelines.homesim.scenario import POSE_JOINTS, Recording
 from pipelines.train import plot_gap, run
 from pipelines.train_backbone import augment, by_side
@@ -29,6 +29,7 @@ from pipelines.train_crt import (
     IGNORE,
     Example,
     chunks,
+    class_weights,
     classifier_for,
     drawn,
     mixed,
@@ -39,6 +40,13 @@ from pipelines.train_crt import (
 
 HOME = {"kind": "homesim", "folder": "."}
 BACKBONE = {"training": {}}
+
+
+def film(path: Path, seconds: float) -> None:
+    """A small video of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    write_video(path, (rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(round(10 * seconds))), 10)
 
 
 def test_joints_are_told_by_the_side_on_which_they_are_seen():
@@ -151,6 +159,75 @@ def test_the_whole_run_makes_a_model_and_resumes(tmp_path):
     again = run(read_config(path), output=tmp_path / "second")
     assert again["accuracy"] == json.loads(json.dumps(card["accuracy"]))
     assert checkpoint.load(tmp_path / "second").digest == model.digest
+
+
+def test_what_has_seen_other_videos_is_not_gone_on_with(tmp_path):
+    """The next fold in the same folder would be measured on people whom the weights know: refused, and nothing there is overwritten.
+
+    A folder named Background is the background: its clips count, and no label is there twice.
+    """
+    for n, (label, place) in enumerate(zip(["Walk", "Sit", "Background"] * 4, "abcdabcdabcd", strict=True)):
+        film(tmp_path / "data" / label / f"{place}{n}.mp4", seconds=1.0 + n % 2)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"data: {{kind: folders, folder: {tmp_path / 'data'}, group: '/([a-d])', folds: 4}}\nrun: {tmp_path / 'run'}\nname: tiny\nthreads: 1\n"
+        "backbone: {checkpoint: models/bundled}\ncrt: {epochs: 1, lanes: 2, width: 32, memory: 16, hidden: 32}\n"
+    )
+    card = run(read_config(path))
+    assert checkpoint.load(tmp_path / "run" / "model").labels == ("Background", "Sit", "Walk")
+    assert set(card["accuracy"]["test"]["trimmed_class_accuracy"]) == {"Background", "Sit", "Walk"}
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(BadConfig, match=r"crt-gru\.pt was begun otherwise: what it learns from .*--set run=FOLDER"):
+        run(read_config(path, ["data.fold=1"]))
+    with pytest.raises(BadConfig, match="seed was 0 and is 3"):
+        run(read_config(path, ["seed=3"]))
+    assert (tmp_path / "run" / "config.json").read_text() == before
+    assert run(read_config(path))["accuracy"] == card["accuracy"]
+    other = run(read_config(path, ["data.fold=1", f"run={tmp_path / 'other'}"]))
+    assert other["accuracy"] != card["accuracy"]
+
+
+def test_what_no_example_shows_is_not_taught():
+    """A data set without background: no clip has it, so neither the loss's weights nor label smoothing may ask for it."""
+    data = [Example(str(k), np.zeros((2, 4), np.float32), np.full(2, 1 + k % 2), True) for k in range(6)]
+    weights = class_weights(data, 3, 1.0)
+    assert weights.tolist() == [0.0, 1.0, 1.0]
+    logits = torch.zeros(1, 3, requires_grad=True)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([1]), weights, label_smoothing=0.1).backward()
+    asked = torch.softmax(logits.detach(), 1) - logits.grad  # what the loss wants each probability to be
+    assert asked[0, 0] == pytest.approx(0.0, abs=0.02)
+
+
+def test_what_is_drawn_more_often_is_not_weighed_more_as_well():
+    """Two classes, of which one has four times the clips: balanced sampling shows them alike, and there is nothing left to weigh."""
+    data = [Example(str(k), np.zeros((5, 4), np.float32), np.full(5, int(k < 2)), True) for k in range(10)]
+    assert class_weights(data, 2, 1.0).tolist() == pytest.approx([0.4, 1.6])
+    assert class_weights(data, 2, 1.0, balanced=True).tolist() == pytest.approx([1.0, 1.0])
+    day = Example("day", np.zeros((30, 4), np.float32), np.zeros(30, int), False)
+    assert class_weights([*data, day], 2, 1.0, balanced=True).tolist() == pytest.approx([0.625, 1.375])  # as 55 to 25
+
+
+def test_a_small_sets_average_holds_nothing_of_chance_and_its_rate_ends_at_zero(tmp_path, monkeypatch):
+    """Six steps in all: what is saved is near what was trained, and the schedule is as long as the training."""
+    rates, real = [], torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, *given: (rates.append(self.param_groups[0]["lr"]), real(self, *given))[1],
+    )
+    data = {split: recall_task(np.random.default_rng(k), 8) for k, split in enumerate(("train", "validation"))}
+    config = Config(
+        data=HOME, run=tmp_path, name="t", backbone=BACKBONE, crt=SMALL_CRT | {"epochs": 3, "learning_rate": 0.01}
+    )
+    average = train_crt(config, data, ["Background", "A", "B"])
+    state = torch.load(tmp_path / "crt-gru.pt", weights_only=True)
+    torch.manual_seed(0)
+    fresh = classifier_for(config.crt, 8, 3)
+    for name, now in average.state_dict().items():
+        moved = (state["classifier"][name] - fresh.state_dict()[name]).norm()
+        assert (now - state["classifier"][name]).norm() <= 0.6 * moved, name
+    assert len(rates) == state["schedule"]["total_steps"]
+    assert rates[-1] < 0.01 * max(rates)
 
 
 def test_drinks_over_the_gap_are_drawn(tmp_path):
@@ -269,7 +346,7 @@ def test_mixtures_are_of_two_videos_and_balanced_epochs_show_classes_alike():
             rare += int(one.targets[0] == 1)
             shares += 0 < one.share < 1
             expected = one.share * one.targets + (1 - one.share) * one.others
-            assert one.features[:, 0] == pytest.approx(expected, abs=1e-6)
+            assert one.features(slice(None, len(one.targets)))[:, 0] == pytest.approx(expected, abs=1e-6)
     assert 150 < rare < 250
     assert shares > 390
 
