@@ -4,9 +4,11 @@
     labels.parquet.journal    JSON Lines: the model, then each video's answer as soon as it is there
 
 The journal makes the work resumable: the same command goes on where it was stopped, at any moment, and after new videos have come
-labels only those (and those that have changed). The table is written at the end, whole or not at all.
+labels only those, those that have changed, and those that failed by what need not be their own fault (RETRIED). The table is
+written at the end, whole or not at all.
 """
 
+import fcntl
 import functools
 import itertools
 import json
@@ -28,12 +30,15 @@ from pipelines.device import Device
 from pipelines.errors import VideoError
 from pipelines.label import Labelling, describe
 from pipelines.recognizer import Recognizer
+from pipelines.video import of_ones_own
 
 SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
 """Of files that are taken for videos; what they are in truth, their first bytes tell."""
+RETRIED = ("internal", "video_decoder_died", "video_out_of_memory", "video_timeout", "video_unreadable")
+"""Codes of what need not be the video's own fault, but a disk's, a network's or a busy machine's: the same command tries again."""
 _ROW_GROUP = 100_000
 """Rows written at a time."""
 
@@ -59,11 +64,18 @@ class Journal:
     """
 
     def __init__(self, path: Path, model: str, top_k: int) -> None:
-        """Finds what is there. Raises BadArchive for a journal of another model or with another number of labels."""
+        """Finds what is there. Raises BadArchive for a journal of another model or with another number of labels, or of a run that goes on."""
         self._places: dict[str, int] = {}
         self.bad = set[str]()
         """Keys of videos that could not be labelled."""
+        self.due_again = set[str]()
+        """Of these, the keys of those that are worth another try."""
         self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise BadArchive(f"{path} is being written by another run; let it end, or give another --out") from None
         self._end = 0
         head = {"model": model, "top_k": top_k}
         self._file.seek(0)
@@ -86,7 +98,9 @@ class Journal:
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         self._places[entry["key"]] = self._end
-        (self.bad.add if "error" in entry else self.bad.discard)(entry["key"])
+        code = entry["error"]["code"] if "error" in entry else None
+        (self.bad.add if code else self.bad.discard)(entry["key"])
+        (self.due_again.add if code in RETRIED else self.due_again.discard)(entry["key"])
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """A video's answer under its "key"."""
@@ -149,14 +163,14 @@ def label_archive(
     with Journal(out.with_name(out.name + ".journal"), digest, top_k) as journal:
         keys = {path: key_of(path, folder) for path in paths}
         sizes = {path: path.stat().st_size for path in paths}
-        due = [path for path in paths if keys[path] not in journal]
+        due = [path for path in paths if keys[path] not in journal or keys[path] in journal.due_again]
         labelled = len(paths) - len(due)
         with tqdm(
-            total=sum(sizes.values()), initial=sum(sizes[path] for path in paths if keys[path] in journal),
+            total=sum(sizes.values()), initial=sum(sizes.values()) - sum(sizes[path] for path in due),
             unit="B", unit_scale=True, unit_divisor=1024, desc="label", smoothing=0.05,
         ) as bar:  # fmt: skip
             for count, (path, answer) in enumerate(answers(due), labelled + 1):
-                file = path.relative_to(folder).as_posix()
+                file = readable(path.relative_to(folder).as_posix())
                 journal.add({"key": keys[path], "file": file, **answer})
                 if "error" in answer:
                     tqdm.write(f"{answer['error']['code']}: {file}: {answer['error']['detail']}", file=sys.stderr)
@@ -236,9 +250,9 @@ def begin(model: str, top_k: int, device: Device = "cpu") -> None:
 
 
 def label(path: Path) -> dict[str, Any]:
-    """What POST /v1/clips answers, or an error. begin comes before."""
+    """What POST /v1/clips answers, or an error. begin comes before. Raises CrtError for what is wrong with this machine."""
     try:
-        with Labelling(path, _recognizer) as labelling:
+        with Labelling(path, _recognizer, budget=of_ones_own(path)) as labelling:
             for _ in labelling:
                 pass
             return {"answer": describe(labelling.result, _recognizer, _top_k)}
@@ -246,11 +260,20 @@ def label(path: Path) -> dict[str, Any]:
         return error_of(error.code, str(error))
     except OSError as error:  # gone, or a disk that fails
         return error_of("video_unreadable", str(error))
+    except CrtError:  # this machine's fault, at every video
+        raise
+    except Exception as error:  # a defect that one video brings to light must not keep the others from their labels
+        return error_of("internal", f"{type(error).__name__}: {error}")
 
 
 def error_of(code: str, detail: str) -> dict[str, Any]:
     """Why a video has no labels."""
-    return {"error": {"code": code, "detail": detail}}
+    return {"error": {"code": code, "detail": readable(detail)}}
+
+
+def readable(text: str) -> str:
+    """A text in which a file's name may be: bytes of it that are no UTF-8 are written as \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def rows(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

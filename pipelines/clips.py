@@ -27,12 +27,13 @@ from pipelines.decode import open_video
 from pipelines.errors import VideoError
 from pipelines.frames import Clip, Frame
 from pipelines.sample import Clipper
+from pipelines.video import of_ones_own
 
 
 def clips_of(path: Path, spec: ClipSpec) -> np.ndarray:
     """All clips of a video, uint8[N, T, H, W, 3]. Raises VideoError."""
     clipper, clips = Clipper(spec), []
-    with open_video(path, spec=spec) as video:
+    with open_video(path, spec=spec, budget=of_ones_own(path)) as video:
         for frame, ticks in video:
             clips += clipper.push(frame, ticks)
     clips += clipper.flush()
@@ -47,7 +48,7 @@ def frames_in(path: Path, spec: ClipSpec, parts: Sequence[tuple[float, float]]) 
     """
     first: list[int | None] = [None] * len(parts)
     origin = None
-    with open_video(path, spec=spec) as video:
+    with open_video(path, spec=spec, budget=of_ones_own(path)) as video:
         for frame, ticks in video:
             origin = frame.time if origin is None else origin
             time, newest = frame.time - origin, video.sampler.next_tick - 1

@@ -29,7 +29,7 @@ from pipelines.frames import Clip
 from pipelines.recognizer import Recognizer
 from pipelines.remembering import describe_memory
 from pipelines.streaming import Segment, SegmentResult, Step, Stream, StreamState
-from pipelines.video import Budget, VideoSummary, VideoWarning
+from pipelines.video import Budget, VideoSummary, VideoWarning, of_ones_own
 
 BUNDLED = Path(__file__).parent.parent / "models" / "bundled"
 """The model that ships with the project."""
@@ -299,7 +299,7 @@ def main() -> None:
         _archive(parser, args, threads, device)
         return
     recognizer = Recognizer(checkpoint.read(args.model), threads=threads, device=device)
-    with Labelling(args.video, recognizer) as labelling:
+    with Labelling(args.video, recognizer, budget=of_ones_own(args.video)) as labelling:
         duration = labelling.video.info.duration
         shape = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]" if duration else "{n:.0f} s [{elapsed}]"
         with tqdm(total=duration, bar_format=shape, disable=None) as bar:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,18 @@ class Budget:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+_DAY = 24 * 3600.0
+
+
+def of_ones_own(path: Path) -> Budget:
+    """For a file from one's own disk, such as a recorder's of a whole day, of which nobody else waits for its end.
+
+    Up to a month of video, and a second more for each megabyte of the file, so that one that decodes forever is given up.
+    """
+    size = path.stat().st_size if path.is_file() else 0  # what is not there is told by who opens it
+    return Budget(seconds=Budget().seconds + size / 1e6, duration=31 * _DAY, frames=round(31 * _DAY * 60))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

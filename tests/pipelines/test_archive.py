@@ -122,6 +122,46 @@ def test_a_process_that_dies_takes_no_other_video_with_it(tmp_path, deaths, labe
         row["file"]: row["code"] for row in pq.read_table(tmp_path / "t.parquet").to_pylist() if row["kind"] == "error"
     }
     assert kinds == ({"b_long.mp4": "internal"} if deaths == 2 else {})
+    # What need not have been the video's fault is tried again by the same command; what is done is not.
+    lines = journal.read_bytes()
+    assert label_archive(tmp_path / "videos", tmp_path / "t.parquet", BUNDLED, top_k=1, processes=1) == (2, 0)
+    assert len(journal.read_bytes().splitlines()) == len(lines.splitlines()) + (deaths == 2)
+
+
+def test_a_name_that_is_no_utf_8_has_its_rows_like_any_other(tmp_path):
+    """A disk's old names: bytes that are no text are told as such, and the table is written. What cannot be labelled is tried once."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    good = numbered(tmp_path / "part.mp4", frames=48, fps=24.0).path
+    os.rename(good, os.fsencode(videos) + b"/k\xfcche.mp4")
+    Path(os.fsdecode(os.fsencode(videos) + b"/bl\xf6d.mp4")).write_text("no video")
+    for _ in range(2):
+        assert label_archive(videos, tmp_path / "t.parquet", BUNDLED, top_k=1, processes=1) == (1, 1)
+        rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+        assert {row["kind"]: row["file"] for row in rows if row["kind"] in ("video", "error")} == {
+            "video": "k\\xfcche.mp4",
+            "error": "bl\\xf6d.mp4",
+        }
+    assert len((tmp_path / "t.parquet.journal").read_bytes().splitlines()) == 3
+
+
+def test_two_runs_do_not_write_one_journal(tmp_path):
+    """The second is told; when the first has ended, it may go on."""
+    with Journal(tmp_path / "j", "sha256:1", 3) as journal:
+        journal.add({"key": "a", "file": "a", "answer": {}})
+        with pytest.raises(BadArchive, match="being written by another run"):
+            Journal(tmp_path / "j", "sha256:1", 3)
+    with Journal(tmp_path / "j", "sha256:1", 3) as journal:
+        assert journal["a"]["file"] == "a"
+
+
+def test_a_recorders_day_is_labelled_whole(tmp_path):
+    """Seven hours, of few frames to be quick: more than the service takes of an upload."""
+    (tmp_path / "videos").mkdir()
+    numbered(tmp_path / "videos" / "day.mp4", frames=50, fps=0.002, width=64, height=48)
+    assert label_archive(tmp_path / "videos", tmp_path / "t.parquet", BUNDLED, top_k=1, processes=1) == (1, 0)
+    ends = [row["end"] for row in pq.read_table(tmp_path / "t.parquet").to_pylist() if row["kind"] == "video"]
+    assert ends == pytest.approx([25_000], abs=500)
 
 
 def test_a_journal_of_another_model_is_not_gone_on_with(tmp_path):
