@@ -30,7 +30,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
 from models.config import ClassifierConfig, PerClipConfig
-from models.errors import BadCheckpoint
+from models.errors import BadCheckpoint, ModelError
 from models.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -253,10 +253,16 @@ def _read(folder: Path) -> tuple[CheckpointConfig, dict[str, np.ndarray], dict[s
 def read(model: Path | str) -> Checkpoint:
     """A folder, or one of torchvision's classifiers by its name, see kinetics.py.
 
-    Raises BadCheckpoint, naming what is missing or contradicts itself; for a name UnknownBackbone, WeightsUnavailable and BadWeights.
+    Raises BadCheckpoint, naming what is missing or contradicts itself; for a name UnknownBackbone, WeightsUnavailable and BadWeights, and
+    ModelError where PyTorch is not installed.
     """
     if str(model).startswith(PUBLISHED):
-        from models import kinetics  # torch
+        try:
+            from models import kinetics  # torch
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                f"{model} runs by PyTorch and torchvision, of which {error.name} is not installed here; `pip install -r requirements.txt` brings both"
+            ) from error
 
         return kinetics.read(str(model))
     folder = Path(model)

@@ -76,7 +76,8 @@ def card_text(name: str, labels: tuple[str, ...], card: dict[str, Any]) -> str:
         f"Labels: {', '.join(labels)}.", "", "## Method", "", f"- Backbone: {method['backbone']}.", f"- CRT: {method['crt']}.",
         f"- Arithmetic: {method.get('integers', 'float32')}.",
         f"- Command: `{method['command']}`, seed {method['seed']}, code {method['commit'][:12]}, {method['date']}.", "", "## Measured", "",
-        "On the test split, from the weights that are stored here. The same data and features with the writer `none` show what the memory is worth.",
+        "On the test split, from the weights that are stored here. "
+        + method.get("without_memory", "The same data and features with the writer `none` show what the memory is worth."),
         "", "| figure | this model | writer `none` |", "|---|---|---|",
         *(f"| {what} | {_said(test, key)} | {_said(without, key)} |" for key, what in _rows(test)),
     ]  # fmt: skip

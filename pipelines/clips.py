@@ -4,10 +4,9 @@ What only needs features has features.py.
 
     RUN/pixels/SAMPLING/KEY.npy    the clips of one video as JPEGs: what a backbone trains on
     RUN/features/NETWORK.npz       KEY -> float16[N, F], the features of all videos by the networks that have this key
-
-Clip i of a video covers the times from i * T / rate on: the videos of a data set have no gaps.
 """
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -75,24 +74,32 @@ def clips_in(path: Path, spec: ClipSpec, parts: Sequence[tuple[float, float]]) -
 class StoredClips:
     """The clips of one video, kept as JPEGs: a tenth of their size.
 
-    NAME.npy has the bytes of all frames, NAME.ends.npy where each ends, int64[N, T].
+    NAME.npy has the bytes of all frames, NAME.ends.npy where each ends, int64[N, T], NAME.times.npy when each clip starts and ends.
     """
 
     QUALITY = 92
 
     def __init__(self, path: Path) -> None:
-        self._bytes = np.load(path, mmap_mode="r")
+        self._path = path
         self._ends_NT = np.load(path.with_suffix(".ends.npy"))
+        self.times_N2 = np.load(path.with_suffix(".times.npy"))
+        """float64[N, 2]: in seconds from where the part begins that counts."""
+
+    @staticmethod
+    def there(path: Path) -> bool:
+        """Whether they are stored, whole."""
+        return path.exists() and path.with_suffix(".times.npy").exists()
 
     @classmethod
-    def store(cls, path: Path, clips: np.ndarray) -> None:
-        """Clips uint8[N, T, H, W, 3], RGB."""
+    def store(cls, path: Path, clips: np.ndarray, times_N2: np.ndarray) -> None:
+        """Clips uint8[N, T, H, W, 3], RGB, and when they start and end."""
         encoded = [
             cv2.imencode(".jpg", frame[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, cls.QUALITY))[1].ravel()
             for clip in clips
             for frame in clip
         ]
         np.save(path.with_suffix(".ends.npy"), np.cumsum([len(one) for one in encoded]).reshape(clips.shape[:2]))
+        np.save(path.with_suffix(".times.npy"), times_N2)
         part = path.with_suffix(".part.npy")
         np.save(part, np.concatenate(encoded))
         os.replace(part, path)
@@ -102,23 +109,31 @@ class StoredClips:
 
     def __getitem__(self, clip: int) -> np.ndarray:
         """uint8[T, H, W, 3]."""
+        stored = _mapped(self._path)
         starts = [int(self._ends_NT[clip - 1, -1]) if clip else 0, *self._ends_NT[clip, :-1]]
         frames = [
-            np.asarray(cv2.imdecode(self._bytes[start:end], cv2.IMREAD_COLOR))
+            np.asarray(cv2.imdecode(stored[start:end], cv2.IMREAD_COLOR))
             for start, end in zip(starts, self._ends_NT[clip], strict=True)
         ]
         return np.stack(frames)[..., ::-1]
 
 
+@functools.lru_cache(maxsize=256)
+def _mapped(path: Path) -> np.ndarray:
+    """Of few files at a time: a data set has more videos than a process may open files."""
+    return np.load(path, mmap_mode="r")
+
+
 def _cache_clips(video: LabelledVideo, spec: ClipSpec, target: Path) -> Problem | None:
     cv2.setNumThreads(1)
     try:
-        clips = [clip.pixels() for _, clip in clips_in(video.path, spec, [(video.start, video.end)])]
+        clips = [clip for _, clip in clips_in(video.path, spec, [(video.start, video.end)])]
     except VideoError as error:
         return Problem("unreadable", video.name, str(error))
     if not clips:
         return Problem("bad_span", video.name, f"the video ends before {video.start:g} s, where the part begins")
-    StoredClips.store(target, np.stack(clips))
+    times_N2 = np.array([(clip.start, clip.end) for clip in clips])
+    StoredClips.store(target, np.stack([clip.pixels() for clip in clips]), times_N2)
     return None
 
 
@@ -131,7 +146,7 @@ def cache_clips(
     """
     sampling = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
     files = {video.name: folder / sampling / f"{video.key}.npy" for video in videos}
-    missing = [video for video in videos if not files[video.name].exists()]
+    missing = [video for video in videos if not StoredClips.there(files[video.name])]
     for video in missing:
         files[video.name].parent.mkdir(parents=True, exist_ok=True)
     problems = []

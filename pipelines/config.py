@@ -92,7 +92,7 @@ class CrtTraining(_Section):
 
 
 class Looks(_Section):
-    """How often the CRT sees a training video anew, as another camera in another light would have taken it; of backbones trained here."""
+    """How often the CRT sees a training video anew, as another camera in another light would have taken it."""
 
     untrimmed: Annotated[int, Field(ge=0)] = 1
     """They are few, and each is long."""
@@ -155,10 +155,16 @@ class Config(_Section):
     name: str
     """The model's name in its card and in answers."""
     backbone: BackboneChoice
-    looks: Looks = Looks()
+    looks: Looks | None = None
+    """By default one of each untrimmed video where the backbone is trained here, else none."""
     crt: CrtTraining = CrtTraining()
     end_to_end: EndToEnd | None = None
     """Trains both together at the end; without it, the backbone stays as the CRT found it."""
+
+    @property
+    def further(self) -> Looks:
+        """The looks."""
+        return self.looks or Looks(untrimmed=int(self.backbone.training is not None))
 
     @property
     def features(self) -> Path:

@@ -270,6 +270,17 @@ class Measured:
             }
         return figures
 
+    def moments(self) -> tuple[list[str], list[str]]:
+        """True and predicted label of each moment of untrimmed video."""
+        true: list[str] = []
+        predicted: list[str] = []
+        for one in self.untrimmed:
+            times, at = one.moments()
+            best = one.scores_NC.argmax(1)
+            true += [label_at(one.video.spans, float(time)) for time in times]
+            predicted += [self.labels[best[n]] for n in at]
+        return true, predicted
+
     def _moments(self, one: Watched) -> tuple[np.ndarray, np.ndarray]:
         """Scores and truths of a video's moments by class, the background left out of the truths."""
         times, at = one.moments()

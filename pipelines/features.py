@@ -1,6 +1,7 @@
 """Features once: `python -m pipelines.features CONFIG` extracts those of a data set by its configuration's backbone.
 
-    CACHE/KEY/NAME-ID.npz    features float16[N, F] and times float64[N, 2] of one video's clips, from and to in seconds
+    CACHE/KEY/NAME-ID.npz          of one video's clips, features float16[N, F] and times float64[N, 2], from and to in seconds
+    CACHE/KEY-LOOK/NAME-ID.npz     the same of a further look at it (clips.second_look)
 
 KEY stands for backbone, weights and sampling, ID for the file (size and time of change) and the part of it that counts, so that another
 backbone, or a video that has changed, is extracted anew and nothing else is. A file is whole or not there: an extraction that was
@@ -22,12 +23,12 @@ from tqdm import tqdm
 
 from pipelines import command
 from pipelines.backbone import OpenBackbone, open_backbone
-from pipelines.clips import clips_in
+from pipelines.clips import Look, clips_in, second_look
 from pipelines.config import BackboneChoice, BadConfig, read_config
 from pipelines.datasets import LabelledVideo, Problem
 from pipelines.device import Device, pick
 from pipelines.errors import VideoError
-from pipelines.frames import Clip
+from pipelines.frames import Clip, Pixels
 
 BATCH = 8
 """Clips that a backbone sees at a time: what is in memory, whatever a video's length."""
@@ -67,13 +68,20 @@ class FeatureCache:
 
 
 def extract(
-    videos: Sequence[LabelledVideo], backbone: BackboneChoice, folder: Path, *, processes: int, device: Device = "cpu"
+    videos: Sequence[LabelledVideo],
+    backbone: BackboneChoice,
+    folder: Path,
+    *,
+    processes: int,
+    device: Device = "cpu",
+    look: Look | None = None,
 ) -> tuple[FeatureCache, list[Problem]]:
-    """Extracts what is not in the cache, with so many processes; says which videos could not be decoded.
+    """Extracts what is not in the cache, with so many processes; says which videos could not be decoded. With `look`, that further look.
 
     With a GPU the processes take turns on all there are. Raises BadCheckpoint, UnknownBackbone, WeightsUnavailable, BadWeights.
     """
-    cache = FeatureCache(folder, open_backbone(backbone, threads=1, device=device).key)
+    key = open_backbone(backbone, threads=1, device=device).key
+    cache = FeatureCache(folder, f"{key}-{look.key}" if look else key)
     due = sorted((v for v in videos if not cache.path(v).exists()), key=lambda video: (str(video.path), video.start))
     jobs = [
         (path, [(video.name, video.start, video.end, cache.path(video)) for video in of])
@@ -86,8 +94,8 @@ def extract(
     spawn = multiprocessing.get_context("spawn")
     started = spawn.Value("i", 0)
     with (
-        ProcessPoolExecutor(processes, spawn, _begin, (backbone, device, started)) as pool,
-        tqdm(total=len(due), initial=0, desc="features", unit="video") as bar,
+        ProcessPoolExecutor(processes, spawn, _begin, (backbone, device, look, started)) as pool,
+        tqdm(total=len(due), desc=f"features, {look.key}" if look else "features", unit="video") as bar,
     ):
         running = {pool.submit(_extract, path, parts): parts for path, parts in jobs}
         try:
@@ -102,10 +110,13 @@ def extract(
 
 _opened: OpenBackbone
 """In a process that extracts."""
+_further: Look | None
+"""The look at videos there, if it is not the plain one."""
 
 
-def _begin(backbone: BackboneChoice, device: Device, started: "Synchronized[int]") -> None:
-    global _opened
+def _begin(backbone: BackboneChoice, device: Device, look: Look | None, started: "Synchronized[int]") -> None:
+    global _opened, _further
+    _further = look
     with started.get_lock():
         number = started.value
         started.value += 1
@@ -123,7 +134,8 @@ def _extract(path: Path, parts: Sequence[tuple[str, float, float, Path]]) -> lis
     times: list[list[tuple[float, float]]] = [[] for _ in parts]
 
     def look() -> None:
-        for (number, clip), feature_F in zip(waiting, _opened.look([clip.frames for _, clip in waiting]), strict=True):
+        shown = [_shown(clip, parts[number][0]) for number, clip in waiting]
+        for (number, clip), feature_F in zip(waiting, _opened.look(shown), strict=True):
             features[number].append(feature_F.astype(np.float16))
             times[number].append((clip.start, clip.end))
         waiting.clear()
@@ -146,13 +158,18 @@ def _extract(path: Path, parts: Sequence[tuple[str, float, float, Path]]) -> lis
     return problems
 
 
+def _shown(clip: Clip, name: str) -> Sequence[Pixels]:
+    """A clip's frames, by the look that is asked for at the video of this name."""
+    return clip.frames if _further is None else tuple(second_look(np.stack(clip.frames)[None], name, _further)[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path, help="of a training: its data, backbone and cache")
     parser.add_argument("--processes", type=command.count, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="instead of the file's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="instead of the file's, such as data.fold=1"
     )
@@ -164,7 +181,11 @@ def main() -> None:
         )
     found = config.data.find()
     cache, problems = extract(
-        found.videos, config.backbone, config.features, processes=args.processes, device=pick(args.device)
+        found.videos,
+        config.backbone,
+        config.features,
+        processes=args.processes,
+        device=pick(args.device or config.device),
     )
     for problem in (*found.problems, *problems):
         print(problem)

@@ -57,6 +57,12 @@ def write_report(path: Path, model: Checkpoint, title: str, split: str, measured
             )
         )
     if measured.untrimmed:
+        parts.append(
+            _picture(
+                confusion(*measured.moments()),
+                f"Untrimmed video: true labels by row, answers by column, in shares of the row; the numbers are moments, {STEP:g} s apart.",
+            )
+        )
         precision = figures["untrimmed_class_precision"]
         parts.append(
             _picture(

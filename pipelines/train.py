@@ -13,8 +13,9 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,12 @@ from models import checkpoint
 from models.base import Backbone
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
-from models.spec import ClipSpec
 from pipelines import command, evaluate, graphs, parallel
 from pipelines.backbone import described, ready
 from pipelines.card import card_text, commit, make_card
-from pipelines.clips import Look, cache_clips, cache_features, some_clips
+from pipelines.clips import Look, StoredClips, cache_clips, cache_features, some_clips
 from pipelines.config import Config, read_config
-from pipelines.datasets import BACKGROUND, SPLITS, Found, Problem, complete
+from pipelines.datasets import BACKGROUND, SPLITS, Found, LabelledVideo, Problem, complete
 from pipelines.device import pick
 from pipelines.features import Seen, extract
 from pipelines.onnx_weights import strip
@@ -93,43 +93,60 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
     Of the data set, what could not be decoded is left out.
     """
     device = pick(config.device)
+    again: dict[str, list[np.ndarray]] = {}
     if config.backbone.training is None:
         cache, problems = parallel.first_then_others(
             lambda: extract(found.videos, config.backbone, config.features, processes=config.threads, device=device)
         )
         found = without(config, found, problems)
+        for look, videos in looks_of(config, found):
+            once_more, _ = parallel.first_then_others(
+                partial(
+                    extract, videos, config.backbone, config.features,
+                    processes=config.threads, device=device, look=look,
+                )
+            )  # fmt: skip
+            for video in videos:
+                again.setdefault(video.name, []).append(once_more.load(video).features_NF.astype(np.float32))
         backbone, graphs, half = ready(config.backbone, config.threads)
         about = {"backbone": described(config.backbone), "integers": "as the backbone came"}
-        return found, Prepared(backbone, graphs, half, about, {v.name: cache.load(v) for v in found.videos}, {})
+        return found, Prepared(backbone, graphs, half, about, {v.name: cache.load(v) for v in found.videos}, again)
     files, problems = kept_clips(config, found)
     found = without(config, found, problems)
-    backbone = train_backbone(config, found.videos, files)
+    backbone = train_backbone(config, complete(found).videos, files)
     backbone.half().float()  # as it will be stored
     # The CRT learns from what it will see: features in the integers that will serve.
     integers = quantize(backbone, some_clips([files[v.name] for v in found.of("train")]))
-    look = OnnxSmall(integers, threads=config.threads)
+    serving = OnnxSmall(integers, threads=config.threads)
     key = hashlib.sha256(b"".join(integers.values())).hexdigest()[:16]
 
     def further(look_at: Look | None, some: dict[str, Path]) -> dict[str, np.ndarray]:
         return parallel.first_then_others(
-            lambda: cache_features(look, key, some, config.features, threads=config.threads, look=look_at)
+            lambda: cache_features(serving, key, some, config.features, threads=config.threads, look=look_at)
         )
 
     features = further(None, files)
-    again: dict[str, list[np.ndarray]] = {}
-    for untrimmed, count in ((True, config.looks.untrimmed), (False, config.looks.trimmed)):
-        some = {v.name: files[v.name] for v in found.of("train") if (v.label is None) == untrimmed}
-        for number in range(count if some else 0):
-            seen = further(Look(number, config.backbone.training.overhead), some)
-            for name, look_features in seen.items():
-                again.setdefault(name, []).append(look_features)
+    for look_at, videos in looks_of(config, found):
+        seen = further(look_at, {video.name: files[video.name] for video in videos})
+        for name, look_features in seen.items():
+            again.setdefault(name, []).append(look_features)
+    timed = {name: Seen(found, StoredClips(files[name]).times_N2) for name, found in features.items()}
     start = torch.load(config.run / "backbone.pt", weights_only=True).get("start")
     about = {
         "backbone": "SmallBackbone, trained on half-second clips with what is visible in them, and with the joints where the data set knows them"
         + (f"; begun with the weights of {start}" if start else ""),
         "integers": INTEGERS,
     }  # fmt: skip
-    return found, Prepared(backbone, integers, True, about, timed(features, SPEC), again)
+    return found, Prepared(backbone, integers, True, about, timed, again)
+
+
+def looks_of(config: Config, found: Found) -> Iterator[tuple[Look, list[LabelledVideo]]]:
+    """The further looks at training videos that are asked for."""
+    training = config.backbone.training
+    for untrimmed, count in ((True, config.further.untrimmed), (False, config.further.trimmed)):
+        some = [video for video in found.of("train") if (video.label is None) == untrimmed]
+        for number in range(count if some else 0):
+            yield Look(number, training is not None and training.overhead), some
 
 
 def tuned(
@@ -146,7 +163,9 @@ def tuned(
         backbone.half().float()  # as it will be stored
         graphs = quantize(backbone, some_clips(list(files.values())))
     about = prepared.about | {
-        "backbone": f"{prepared.about['backbone']}; then trained together with the CRT, end to end"
+        "backbone": f"{prepared.about['backbone']}; then trained together with the CRT, end to end",
+        "without_memory": "The writer `none` shows what the same data gave before that, without a memory and with the backbone as it was: "
+        "the difference is not the memory's alone.",
     }
     if graphs:
         about["integers"] = INTEGERS
@@ -164,15 +183,7 @@ def without(config: Config, found: Found, problems: list[Problem]) -> Found:
     """The data set less what could not be decoded. Raises BadDataset where that is fatal."""
     bad = {problem.what for problem in problems}
     kept = [video for video in found.videos if video.name not in bad]
-    return complete(config.data.accept(replace(found, videos=kept, problems=[*found.problems, *problems])))
-
-
-def timed(features: dict[str, np.ndarray], spec: ClipSpec) -> dict[str, Seen]:
-    """Of videos without gaps: clip i is from i to i + 1 clips' lengths."""
-    return {
-        name: Seen(found, np.arange(len(found))[:, None] * spec.clip_seconds + (0, spec.clip_seconds))
-        for name, found in features.items()
-    }
+    return config.data.accept(replace(found, videos=kept, problems=[*found.problems, *problems]))
 
 
 def write_config(config: Config) -> None:
@@ -197,17 +208,20 @@ def run(
     torch.set_num_threads(config.threads)
     if not any(config.run.glob("*.pt")):
         write_config(config)
-    found = complete(config.data.find())
+    found = config.data.find()
+    if until != "features":
+        complete(found)
     if until == "backbone":
         if config.backbone.training is not None:
             files, problems = kept_clips(config, found)
-            train_backbone(config, without(config, found, problems).videos, files)
+            train_backbone(config, complete(without(config, found, problems)).videos, files)
         return {}
     found, prepared = prepare(config, found)
     for problem in found.problems:
         log.warning("%s", problem)
     if until == "features":
         return {}
+    complete(found)  # less what could not be decoded
     labels = [BACKGROUND, *(label for label in found.classes if label != BACKGROUND)]
     data = {split: sequences(found.of(split), prepared.seen, labels) for split in SPLITS}
     data["train"] = [replace(s, looks=tuple(prepared.again.get(s.name, ()))) for s in data["train"]]

@@ -39,9 +39,7 @@ log = logging.getLogger(__name__)
 class ClipTable:
     """All clips of some videos with their visible labels; pixels stay on disk."""
 
-    def __init__(
-        self, videos: list[LabelledVideo], files: dict[str, Path], labels: list[str], clip_seconds: float
-    ) -> None:
+    def __init__(self, videos: list[LabelledVideo], files: dict[str, Path], labels: list[str]) -> None:
         self.arrays: list[StoredClips] = []
         where, targets, joints = [], [], []
         nowhere = np.full((len(POSE_JOINTS), 3), np.nan, np.float32)
@@ -53,7 +51,7 @@ class ClipTable:
             )
             for clip in range(len(array)):
                 where.append((index, clip))
-                middle = (clip + 0.5) * clip_seconds
+                middle = float(array.times_N2[clip].mean())
                 targets.append(labels.index(label_at(video.visible, middle)))
                 at = round(middle * POSE_RATE)
                 joints.append(poses[at] if at < len(poses) else nowhere)
@@ -305,7 +303,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
     state_file = config.run / "backbone.pt"
     labels = visible_labels(videos)
     tables = {
-        split: ClipTable([v for v in videos if v.split == split], files, labels, SPEC.clip_seconds)
+        split: ClipTable([v for v in videos if v.split == split], files, labels)
         for split in ("train", "validation")
     }  # fmt: skip
     log.info(

@@ -44,6 +44,9 @@ def read_homesim(folder: Path) -> list[LabelledVideo]:
             poses = folder / "poses" / f"{path.stem}.npy"
             name = f"{row['kind']}/{path.stem}"
             videos.append(
-                LabelledVideo(path, name, row["split"], label, spans, visible, poses if poses.exists() else None)
-            )
+                LabelledVideo(
+                    path, name, row["split"], label, spans, visible, poses if poses.exists() else None,
+                    group=f"person {row['person']}",
+                )
+            )  # fmt: skip
     return sorted(videos, key=lambda video: video.name)

@@ -3,6 +3,8 @@
 No weights are fetched: the tests make random ones.
 """
 
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,6 +18,8 @@ from models import checkpoint
 from models.errors import BadWeights, UnknownBackbone, WeightsUnavailable
 from models.kinetics import LAST
 from pipelines.recognizer import Recognizer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +108,15 @@ def test_another_networks_weights_and_another_number_of_classes_are_refused(
     torch.save(torchvision.models.get_model("r3d_18", num_classes=7).state_dict(), tmp_path / "seven.pth")
     with pytest.raises(BadWeights, match=r"fc, has to give 400 scores of 512 numbers; it is \[7, 512\]"):
         checkpoint.read(f"kinetics400:r3d_18@{tmp_path / 'seven.pth'}")
+
+
+def test_where_torch_is_not_installed_it_is_named() -> None:
+    """As in the service's image, which serves by ONNX Runtime alone."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from models import checkpoint\n"
+        "from models.errors import ModelError\n"
+        "try:\n    checkpoint.read('kinetics400:s3d')\nexcept ModelError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "torch is not installed here; `pip install -r requirements.txt`" in done.stdout, done.stderr

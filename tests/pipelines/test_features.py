@@ -19,13 +19,13 @@ from models.backbones import create_backbone
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
-from pipelines.clips import clips_in, clips_of
+from pipelines.clips import Look, clips_in, clips_of, second_look
 from pipelines.config import BackboneChoice, BadConfig, read_config
 from pipelines.datasets import BadDataset, ClassFolders, LabelledVideo
 from pipelines.features import FeatureCache, extract
 from pipelines.homesim.make import write_video
 from pipelines.recognizer import Recognizer
-from pipelines.train import run
+from pipelines.train import prepare, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +74,29 @@ def test_features_are_those_of_the_recognizer_and_are_made_once(model, tmp_path)
     assert {v.name: again.path(v).stat().st_mtime_ns == made[v.name] for v in videos} == {
         v.name: v is not videos[1] for v in videos
     }
+
+
+def test_a_frozen_backbone_sees_training_videos_again_by_another_camera(model, tmp_path):
+    """As many looks as are asked for, of training videos alone; each is what the backbone makes of the varied pictures."""
+    films(tmp_path / "data", 6, 1.0)
+    values = {
+        "data": {"kind": "folders", "folder": str(tmp_path / "data"), "folds": 3},
+        "run": str(tmp_path / "run"), "name": "t", "threads": 1, "backbone": {"checkpoint": str(model)}, "looks": {"trimmed": 2},
+    }  # fmt: skip
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    config = read_config(tmp_path / "c.yaml")
+    found, prepared = prepare(config, config.data.find())
+    assert set(prepared.again) == {video.name for video in found.of("train")}
+    recognizer = Recognizer(checkpoint.read(model), threads=1)
+    video = found.of("train")[0]
+    plain = prepared.seen[video.name].features_NF
+    for number, seen_NF in enumerate(prepared.again[video.name]):
+        shown = second_look(clips_of(video.path, SPEC), video.name, Look(number))
+        np.testing.assert_allclose(seen_NF, recognizer.features(shown), atol=2e-3)
+        assert np.abs(seen_NF - plain).max() > 1e-2
+    assert len(prepared.again[video.name]) == 2
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "looks"}))
+    assert prepare(read_config(tmp_path / "d.yaml"), found)[1].again == {}
 
 
 def test_another_backbone_or_other_weights_have_another_key(model, tmp_path):

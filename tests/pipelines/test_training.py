@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from pipelines import train_crt as train_crt_module
 from pipelines import train_end_to_end as end_to_end
 from pipelines.clips import Look, StoredClips, cache_clips, second_look
 from pipelines.config import BadConfig, Config, read_config
-from pipelines.datasets import BadDataset, read_homesim
+from pipelines.datasets import BadDataset, LabelledVideo, Span, read_homesim
 from pipelines.homesim.make import make, write_video
 from pipelines.homesim.scenario import POSE_JOINTS, Recording
 from pipelines.train import plot_gap, run
@@ -37,6 +38,7 @@ from pipelines.train_crt import (
     segment_targets,
     train_crt,
 )
+from tests.assets import numbered
 
 HOME = {"kind": "homesim", "folder": "."}
 BACKBONE = {"training": {}}
@@ -432,6 +434,38 @@ def test_an_end_to_end_training_that_was_stopped_ends_with_the_very_same_numbers
             assert torch.equal(mine, theirs), name
 
 
+def test_two_processes_train_end_to_end_also_when_one_has_nothing_to_see(tmp_path):
+    """A single video on two lanes: the second process sees nothing at all, and the weights come out as those of one process."""
+    recordings = [
+        Recording(1, 1, 0, 1, "Walk"),
+        Recording(2061, 2062, 0, 5, "Walk"),
+        Recording(2280, 2281, 0, 2, "Walk"),
+    ]
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    ways = {"one": [], "two": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]}
+    moved = {}
+    for name, words in ways.items():
+        (tmp_path / f"{name}.yaml").write_text(
+            f"data: {{kind: homesim, folder: {tmp_path / 'data'}}}\nrun: {tmp_path / name}\nname: tiny\nthreads: 1\n"
+            "backbone: {checkpoint: models/bundled}\nend_to_end: {epochs: 1, lanes: 2, unroll: 2, bf16: false}\n"
+            "crt: {epochs: 1, lanes: 2, unroll: 2, width: 32, memory: 16, hidden: 32, dropout: 0, feature_noise: 0}\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", *words, "pipelines.train", str(tmp_path / f"{name}.yaml")],
+            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        after = torch.load(tmp_path / name / "end-to-end.pt", weights_only=True)["both"]
+        before = checkpoint.load(tmp_path / name / "model-none").weights
+        moved[name] = {
+            key: after[key] - torch.from_numpy(before[key]).float()
+            for key in ("backbone.closer8.0.weight", "backbone.glance8.0.weight")
+        }
+    for key, one in moved["one"].items():
+        assert one.abs().max() > 1e-5
+        assert torch.nn.functional.cosine_similarity(one.flatten(), moved["two"][key].flatten(), dim=0) > 0.95
+
+
 def test_two_processes_train_what_one_trains(tmp_path):
     """As torchrun starts them, each with half of the lanes: the same weights but for rounding, and the first one alone writes."""
     recordings = [Recording(k, 1, 0, 1, label) for k, label in enumerate(("Walk", "Sitdown", "Walk", "Fall"))]
@@ -495,12 +529,37 @@ def test_stored_clips_are_those_that_were_given(tmp_path):
     for n in range(5):
         for t in range(4):
             clips[n, t] = np.stack([down * 3 + n * 10, across * 2 + t * 20, down + across], -1)
-    StoredClips.store(tmp_path / "a.npy", clips)
+    StoredClips.store(tmp_path / "a.npy", clips, np.arange(10.0).reshape(5, 2))
     stored = StoredClips(tmp_path / "a.npy")
     assert len(stored) == 5
     for n in (0, 3, 4):
         assert np.abs(stored[n].astype(int) - clips[n]).mean() < 2
         assert np.abs(stored[n].astype(int) - clips[(n + 1) % 5]).mean() > 2
+
+
+def test_a_clip_knows_when_it_was_also_after_a_gap(tmp_path):
+    """A camera that says nothing for five seconds: what comes after it keeps its time, for labels as for the CRT."""
+    times = [*np.arange(0, 4, 0.1), *np.arange(9, 13, 0.1)]
+    numbered(tmp_path / "walk.mp4", frames=len(times), times=times, width=64, height=48)
+    spans = (Span(0.0, 4.0, "Walk"), Span(9.0, 13.0, "Sit"))
+    video = LabelledVideo(tmp_path / "walk.mp4", "walk", "train", None, spans, spans)
+    files, _ = cache_clips([video], SPEC, tmp_path / "pixels", workers=1)
+    table = train_backbone.ClipTable([video], files, ["Background", "Walk", "Sit"])
+    assert set(table.targets.tolist()) == {1, 2}
+    assert (np.diff(table.targets) >= 0).all()
+    assert StoredClips(files["walk"]).times_N2[-1, 1] == pytest.approx(13, abs=0.6)
+
+
+def test_more_videos_than_a_process_may_open_files(tmp_path):
+    """All of them are at hand, and few are open."""
+    clips = np.random.default_rng(0).integers(0, 255, (1, 4, 12, 16, 3), np.uint8)
+    for n in range(400):
+        StoredClips.store(tmp_path / f"{n}.npy", clips, np.array([[0.0, 0.5]]))
+    before = psutil.Process().num_fds()
+    stored = [StoredClips(tmp_path / f"{n}.npy") for n in range(400)]
+    for one in stored:
+        assert one[0].shape == (4, 12, 16, 3)
+    assert psutil.Process().num_fds() - before < 300
 
 
 @pytest.mark.parametrize("overhead", [False, True])
