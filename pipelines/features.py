@@ -56,7 +56,11 @@ class FeatureCache:
         return self.folder / f"{video.key}.npz"
 
     def load(self, video: LabelledVideo) -> Seen:
-        with np.load(self.path(video)) as stored:
+        return self.load_file(self.path(video))
+
+    @staticmethod
+    def load_file(path: Path) -> Seen:
+        with np.load(path) as stored:
             return Seen(stored["features_NF"], stored["times_N2"])
 
     @staticmethod

@@ -3,10 +3,11 @@
 Truth: numbers drawn at random; the networks are fresh.
 """
 
+import numpy as np
 import pytest
 import torch
 
-from experiments.video import show, trials
+from experiments.video import data, show, trials
 from experiments.video.pasts import Attending, Network, Tokens
 from experiments.video.train import loss_of, whole_videos
 from pipelines.train_crt import IGNORE, Chunk, Example, Unrolled, class_weights, totals
@@ -95,15 +96,15 @@ def test_the_loss_is_that_of_the_training_command() -> None:
 
 def test_videos_are_measured_whole() -> None:
     """Each clip once, from the first on."""
-    data = [
+    videos = [
         Example(str(n), torch.full((n, F), float(n)).numpy(), torch.zeros(n, dtype=torch.long).numpy(), True)
         for n in (3, 9, 5)
     ]
-    for some, one in whole_videos(data, L):
+    for some, one in whole_videos(videos, L):
         assert [len(video.targets) for video in some] == [3, 5, 9]
         assert one.mask_SBL.sum((0, 2)).tolist() == [3, 5, 9]
         assert one.features_SBLF.sum((0, 2))[:, 0].tolist() == [9, 25, 81]
-    assert class_weights(data, 1, 1.0).tolist() == [1.0]
+    assert class_weights(videos, 1, 1.0).tolist() == [1.0]
 
 
 def test_the_table_names_every_network_once_a_question(tmp_path) -> None:
@@ -117,3 +118,42 @@ def test_the_table_names_every_network_once_a_question(tmp_path) -> None:
     assert page.count("55.0 ± 7.1 (2)") == len(trials.VARIANTS) + len(show.QUESTIONS) - 1
     names = [line.split("|")[1].strip() for line in page.splitlines()]
     assert [n for n in names if n.isdigit()] == ["32", "64", "128", "256", "512", "1024", "1", "2", "4", "8", "16"]
+
+
+def test_where_somebody_stands_and_which_way_they_face_does_not_matter() -> None:
+    """Joints turned about the vertical, moved and measured in millimetres are the same clips."""
+    rng = np.random.default_rng(0)
+    joints = rng.normal(size=(13, 17, 3))
+    given = {"hips": (12, 16), "sides": ((8, 4), (12, 16))}
+    plain = data.facing(joints, **given)
+    moved = data.facing(1000 * data.turned(joints, 1.1) + np.array([3000.0, 20.0, -500.0]), **given)
+    np.testing.assert_allclose(moved, plain, atol=1e-9)
+    across = np.mean([plain[:5].mean(0)[left] - plain[:5].mean(0)[right] for right, left in given["sides"]], axis=0)
+    assert across[0] > 0
+    assert across[2] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_clip_of_joints_is_some_frames_and_the_last_is_filled_up() -> None:
+    """Thirteen frames in fours: four clips, each with joints about the hips, where the hips are, and how all moved."""
+    joints = np.arange(13.0)[:, None, None] * np.array([1.0, 0.0, 0.0]) + np.random.default_rng(0).normal(size=(17, 3))
+    clips = data.clips_of(joints, (12, 16), 4)
+    assert clips.shape == (4, 4 * (17 * 3 + 3 + 17 * 3))
+    frames = clips.reshape(16, -1)
+    np.testing.assert_allclose(np.diff(frames[:13, 51]), 1.0, atol=1e-5)  # the hips walk along x
+    np.testing.assert_allclose(frames[1:13, 54::3], 10.0, atol=1e-4)
+    assert (frames[13:, 54:] == 0).all()
+    np.testing.assert_allclose(frames[:, :51], np.tile(frames[0, :51], (16, 1)), atol=1e-5)
+
+
+@pytest.mark.skipif(not data.SKELETONS.is_dir(), reason="the skeletons are not at ../shared/skeletons")
+@pytest.mark.parametrize(("task", "classes", "train", "test"), [("kard", 18, 324, 216), ("nw_ucla", 10, 1020, 464)])
+def test_skeletons_are_split_by_subject_and_by_view(task: str, classes: int, train: int, test: int) -> None:
+    """By name, nobody and no view is on both sides; only training sequences are seen further times."""
+    made = data.TASKS[task]()
+    assert (len(made.labels), len(made.train), len(made.test)) == (classes, train, test)
+    stored = np.load(data.SKELETONS / f"{task}.npz")
+    key = "subject" if task == "kard" else "view"
+    of = dict(zip(map(str, stored["name"]), stored[key], strict=True))
+    assert {of[one.name] for one in made.train}.isdisjoint({of[one.name] for one in made.test})
+    assert {len(one.looks) for one in made.train} == {data.LOOKS}
+    assert {len(one.looks) for one in made.test} == {0}
