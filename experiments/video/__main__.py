@@ -1,14 +1,15 @@
 """`python -m experiments.video run|cost|show`: which memory, how wide, read how, against which other ways to know the past.
 
-run [--task TASK]    trains what is not in the results yet, a line each; stop it at any moment, and it goes on
-cost                 seconds and bytes of each network at work, one thread
-show                 draws the figure and writes the table, from the results alone
+run [--task TASK] [--question QUESTION] [--seed SEED]    trains what is not in the results yet, a line each; stop it at any moment, and it goes on
+cost    seconds and bytes of each network at work, one thread
+show    draws the figure and writes the table, from the results alone
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,16 @@ RESULTS = Path(__file__).parent / "results"
 REPEATS = 60
 
 
-def run(tasks: list[str]) -> None:
+def run(tasks: Sequence[str], questions: Sequence[str], seeds: Sequence[int]) -> None:
     """Trains and appends to results/TASK.jsonl, a file for each task, so that several processes may work on one each."""
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
     done = {(one["task"], one["variant"], one["seed"]) for one in show.read(RESULTS)}
-    due = [(seed, task, v) for seed, task, v in trials.trials() if task in tasks and (task, v.name, seed) not in done]
+    due = [
+        (seed, task, variant)
+        for seed, task, variant in trials.trials()
+        if task in tasks and variant.question in questions and seed in seeds and (task, variant.name, seed) not in done
+    ]
     loaded = {task: TASKS[task]() for task in sorted({task for _, task, _ in due})}
     for seed, task, variant in (bar := tqdm(due, unit="training")):
         bar.set_postfix_str(f"{task}, {variant.name}, seed {seed}")
@@ -94,11 +99,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="train and measure")
     runner.add_argument("--task", choices=tuple(TASKS), action="append", help="only this one; may be given again")
+    runner.add_argument("--question", choices=tuple(show.QUESTIONS), action="append", help="only this one's variants")
+    runner.add_argument("--seed", type=int, choices=trials.SEEDS, action="append", help="only this one")
     commands.add_parser("cost", help="time and state")
     commands.add_parser("show", help="figure and table")
     args = parser.parse_args()
     if args.command == "run":
-        run(args.task or list(TASKS))
+        run(args.task or list(TASKS), args.question or list(show.QUESTIONS), args.seed or trials.SEEDS)
     elif args.command == "cost":
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "cost.json").write_text(json.dumps(cost(), indent=1) + "\n")

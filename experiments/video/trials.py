@@ -40,6 +40,8 @@ class Variant:
     """Of a CRT's options."""
     past: str | None = None
     """The network that takes the CRT's place: whole, cache or tokens."""
+    longer: int = 1
+    """Times as many epochs."""
 
 
 DEFAULT = Variant("gru", "writer")
@@ -51,13 +53,16 @@ VARIANTS = (
     *(Variant(reader, "reader", {"reader": reader}) for reader in ("prepend", "add")),
     *(Variant(f"memory {m}", "memory", {"memory": m}) for m in (32, 64, 128, 512, 1024)),
     *(Variant(f"segment {n}", "segment", {"segment": n}) for n in (1, 2, 8, 16)),
+    *(Variant(f"{name}, 4 times as long", "training", past=past, longer=4) for name, past in (("gru", None), ("whole", "whole"))),
 )
 """The middle ones first: a comparison that is stopped has answered what matters most. Of each question, the default is a variant, too."""
 
 
 def options_of(task: str, variant: Variant) -> CrtTraining:
     options = CrtTraining(**(SIZES[task] | variant.changes))
-    return options.model_copy(update={"unroll": REACH[task] // options.segment})
+    return options.model_copy(
+        update={"unroll": REACH[task] // options.segment, "epochs": options.epochs * variant.longer}
+    )
 
 
 def build(task: str, variant: Variant, feature_width: int, classes: int) -> Network:
