@@ -143,10 +143,11 @@ def prepare(config: Config, found: Found) -> tuple[Found, Prepared]:
 def looks_of(config: Config, found: Found) -> Iterator[tuple[Look, list[LabelledVideo]]]:
     """The further looks at training videos that are asked for."""
     training = config.backbone.training
+    overhead = training is not None and training.overhead
     for untrimmed, count in ((True, config.further.untrimmed), (False, config.further.trimmed)):
         some = [video for video in found.of("train") if (video.label is None) == untrimmed]
         for number in range(count if some else 0):
-            yield Look(number, training is not None and training.overhead), some
+            yield Look(number, overhead), some
 
 
 def tuned(
