@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def draw(values: _Values, path: Path) -> None:
             if row == 0:
                 panel.set_title(title, fontsize=10)
             if column == 0:
-                panel.set_ylabel(QUESTIONS[question], fontsize=9)
+                panel.set_ylabel(textwrap.fill(QUESTIONS[question], 14), fontsize=8)
             if row == len(QUESTIONS) - 1:
                 panel.set_xlabel("% right")
     figure.savefig(path)

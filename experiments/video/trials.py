@@ -53,7 +53,10 @@ VARIANTS = (
     *(Variant(reader, "reader", {"reader": reader}) for reader in ("prepend", "add")),
     *(Variant(f"memory {m}", "memory", {"memory": m}) for m in (32, 64, 128, 512, 1024)),
     *(Variant(f"segment {n}", "segment", {"segment": n}) for n in (1, 2, 8, 16)),
-    *(Variant(f"{name}, 4 times as long", "training", past=past, longer=4) for name, past in (("gru", None), ("whole", "whole"))),
+    *(
+        Variant(f"{name}, 4 times as long", "training", past=past, longer=4)
+        for name, past in (("gru", None), ("whole", "whole"))
+    ),
 )
 """The middle ones first: a comparison that is stopped has answered what matters most. Of each question, the default is a variant, too."""
 
