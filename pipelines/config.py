@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.config import Positive, ReaderName, WriterName
+from models.config import CrtConfig, Positive, ReaderName, WriterName
 from models.errors import CrtError
 from pipelines.datasets import AnyDataset
 
@@ -84,10 +84,20 @@ class CrtTraining(_Section):
     """Matrix products in bfloat16; weights and memory stay float32. On a GPU it is quicker, on a CPU not at these sizes."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
 
+    @property
+    def shape(self) -> CrtConfig:
+        """Of the network that is trained. Raises pydantic.ValidationError for values that do not fit together."""
+        return CrtConfig(
+            width=self.width, memory=self.memory, layers=self.layers, heads=self.heads, hidden=self.hidden, segment=self.segment,
+            causal=False, reader=self.reader, writer=self.writer, dropout=self.dropout,
+        )  # fmt: skip
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+        try:
+            _ = self.shape
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"]) from error
         return self
 
 

@@ -192,8 +192,9 @@ class Measured:
 
     def clips(self) -> tuple[list[str], list[str], np.ndarray]:
         """Of the trimmed clips: true and predicted label, and scores float[N, C], without the background where it is no class."""
+        background = self.background
         scores_NC = np.stack(
-            [clip_scores(one.scores_SC, self.labels, one.lengths_S, background=self.background) for one in self.trimmed]
+            [clip_scores(one.scores_SC, self.labels, one.lengths_S, background=background) for one in self.trimmed]
         )
         true = [str(one.video.label) for one in self.trimmed]
         return true, [self.labels[best] for best in scores_NC.argmax(1)], scores_NC
@@ -227,9 +228,10 @@ class Measured:
 
     def _segments(self) -> Iterator[tuple[np.ndarray, str]]:
         """Of the trimmed clips' segments: scores float[C], as clips has them, and the true label."""
+        background = self.background
         for one in self.trimmed:
             for scores_C in one.scores_SC:
-                yield clip_scores(scores_C[None], self.labels, background=self.background), str(one.video.label)
+                yield clip_scores(scores_C[None], self.labels, background=background), str(one.video.label)
 
     def _of_days(self) -> dict[str, Any]:
         right, moments = np.array([frame_accuracy(one, self.labels) for one in self.untrimmed]).sum(0)

@@ -56,10 +56,12 @@ class FeatureCache:
         return self.folder / f"{video.key}.npz"
 
     def load(self, video: LabelledVideo) -> Seen:
+        """What was extracted. Raises OSError where nothing was."""
         return self.load_file(self.path(video))
 
     @staticmethod
     def load_file(path: Path) -> Seen:
+        """The same by the file. Raises OSError where there is none."""
         with np.load(path) as stored:
             return Seen(stored["features_NF"], stored["times_N2"])
 

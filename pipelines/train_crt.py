@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models.config import ClassifierConfig, CrtConfig
+from models.config import ClassifierConfig
 from models.heads import VideoClassifier
 from pipelines import parallel
 from pipelines.config import BadConfig, Config, CrtTraining, begun_with, same_run
@@ -227,12 +227,8 @@ def _class_of(one: Example) -> int:
 
 
 def classifier_for(options: CrtTraining, feature_width: int, classes: int) -> VideoClassifier:
-    crt = CrtConfig(
-        width=options.width, memory=options.memory, layers=options.layers, heads=options.heads, hidden=options.hidden,
-        segment=options.segment, causal=False, reader=options.reader, writer=options.writer, dropout=options.dropout,
-    )  # fmt: skip
     return VideoClassifier(
-        ClassifierConfig(feature_width=feature_width, classes=classes, crt=crt, dropout=options.dropout)
+        ClassifierConfig(feature_width=feature_width, classes=classes, crt=options.shape, dropout=options.dropout)
     )
 
 

@@ -15,7 +15,7 @@ QUESTIONS = {
     "reader": "Reader",
     "memory": "Memory width (256 here)",
     "segment": "Clips in a segment (4)",
-    "training": "Trained four times as long",
+    "training": "Length of training",
 }
 MEASURES = (
     ("homesim", "clips", "HomeSim: moments"),
@@ -53,8 +53,6 @@ def of(question: str) -> list[str]:
     names = [v.name for v in VARIANTS if v.question == question]
     if question == "writer":
         return names
-    if question == "training":
-        return names
     at = {"memory": 3, "segment": 2}.get(question, 0)
     return [*names[:at], DEFAULT.name, *names[at:]]
 
@@ -63,7 +61,7 @@ def called(question: str, name: str) -> str:
     """A variant's name in its question's row."""
     if name == DEFAULT.name and question != "writer":
         return {"memory": "256", "segment": "4", "reader": "cross_attention"}.get(question, name)
-    return name.removeprefix("memory ").removeprefix("segment ").removesuffix(", 4 times as long")
+    return name.removeprefix("memory ").removeprefix("segment ")
 
 
 def show(folder: Path, target: Path) -> list[Path]:

@@ -248,6 +248,12 @@ def test_a_configuration_with_a_wrong_value_names_file_and_field(tmp_path):
     path.write_text("data: {kind: homesim, folder: a}\nrun: b\nname: c\nbackbone: {training: {steps: 0}}\n")
     with pytest.raises(BadConfig, match=r"c\.yaml: backbone\.training\.steps"):
         read_config(path)
+    path.write_text("data: {kind: homesim, folder: a}\nrun: b\nname: c\nbackbone: {training: {}}\ncrt: {heads: 5}\n")
+    with pytest.raises(BadConfig, match=r"c\.yaml: crt: .*width must be a multiple of heads, got 192 and 5"):
+        read_config(path)
+    path.write_text("data: {kind: homesim, folder: a}\nrun: b\nname: c\nbackbone: {training: {}}\ncrt: {segment: 0}\n")
+    with pytest.raises(BadConfig, match=r"c\.yaml: crt\.segment"):
+        read_config(path)
     path.write_text("data: {kind: homesim, folder: a}\nrun: b\nname: c\nstep: 3\n")
     with pytest.raises(BadConfig, match="step"):
         read_config(path)
@@ -383,7 +389,7 @@ def test_end_to_end_teaches_the_backbone_through_the_memory(tmp_path):
 
 @pytest.mark.parametrize("writer", ["gru", "ncgru"])
 def test_an_end_to_end_training_that_was_stopped_ends_with_the_very_same_numbers(tmp_path, monkeypatch, writer):
-    """Killed in the middle of its second epoch of three, and gone on with by a process that knows only the folder: losses and weights to the bit."""
+    """Interrupted in the middle of its second epoch of three, and gone on with by what knows only the folder: losses and weights to the bit."""
     recordings = [Recording(1, 1, 0, 1, "Walk"), Recording(2, 1, 0, 1, "Sitdown")]
     list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
     videos = read_homesim(tmp_path / "data")
@@ -562,12 +568,11 @@ def test_more_videos_than_a_process_may_open_files(tmp_path):
     assert psutil.Process().num_fds() - before < 300
 
 
-@pytest.mark.parametrize("overhead", [False, True])
-def test_a_second_look_is_the_same_for_all_of_a_video(overhead):
+@pytest.mark.parametrize("look", [Look(), Look(1, overhead=True)])
+def test_a_second_look_is_the_same_for_all_of_a_video(look):
     """Mirrored and in another light, from the ceiling turned; another video gets another."""
     clips = np.random.default_rng(0).integers(0, 255, (3, 4, 48, 64, 3), np.uint8)
     clips[1:] = clips[0]
-    look = Look(1, overhead)
     seen = second_look(clips, "one", look)
     assert seen.shape == clips.shape
     assert (seen[0] == seen[2]).all()
