@@ -15,7 +15,7 @@ from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
 from pipelines import evaluate, report
-from pipelines.datasets import LabelledVideo, Span
+from pipelines.datasets import BadDataset, LabelledVideo, Span
 from pipelines.events import Event
 from pipelines.homesim.make import write_video
 from pipelines.label import Labelling
@@ -216,6 +216,19 @@ def test_a_video_is_watched_as_the_service_labels_it(model, films):
     part = evaluate.watch(recognizer, LabelledVideo(path, "v0", "test", "walk", (), (), start=2.0, end=5.0))
     assert one.times_N2.shape == (12, 2)
     np.testing.assert_allclose(part.times_N2, [[0.5 * n, 0.5 * n + 0.5] for n in range(6)])
+
+
+def test_a_video_that_cannot_be_watched_is_named_and_counts_in_no_figure(model, films, tmp_path):
+    """The others are measured as without it; where nothing can be watched, that is told."""
+    recognizer = Recognizer(checkpoint.load(model), threads=1)
+    good = LabelledVideo(next(films.rglob("*.mp4")), "good", "test", "a", (Span(0.0, 99.0, "a"),), ())
+    (tmp_path / "bad.mp4").write_text("no video")
+    bad = LabelledVideo(tmp_path / "bad.mp4", "bad", "test", "a", (Span(0.0, 99.0, "a"),), ())
+    alone, both = evaluate.measure(recognizer, [good]), evaluate.measure(recognizer, [bad, good])
+    assert [(one.code, one.what) for one in both.problems] == [("unreadable", "bad")]
+    assert both.figures() == alone.figures() | {"left_out": 1}
+    with pytest.raises(BadDataset, match=r"none of 1 videos can be watched \(unreadable: bad: "):
+        evaluate.measure(recognizer, [bad])
 
 
 def test_the_reports_table_has_f1_at_each_overlap():
