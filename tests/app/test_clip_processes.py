@@ -20,6 +20,7 @@ from pipelines.pictures import BadPicture, decode_picture
 from pipelines.recognizer import Recognizer
 from tests.app.conftest import running
 from tests.app.streaming import Camera, encoded, picture, whole
+from tests.processes import children
 
 FRAMES = 600
 
@@ -44,11 +45,8 @@ def using(recognizer: Recognizer, work: Callable[[ClipProcesses], Awaitable[None
 def workers(of: psutil.Process | None = None) -> list[psutil.Process]:
     """The processes that work on pictures and clips, without the one that forked them."""
     found = []
-    for one in (of or psutil.Process()).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # which a zombie is, too
-            parent = one.parent()
-            if "pipelines.clip_worker" in one.cmdline() and parent and "pipelines.clip_worker" in parent.cmdline():
-                found.append(one)
+    for parent in children(of or psutil.Process(), "pipelines.clip_worker", recursive=True):
+        found += children(parent, "pipelines.clip_worker")
     return found
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import av
 import httpx
 import numpy as np
-import psutil
 import pytest
 
 from app.problems import STATUS
@@ -30,6 +29,7 @@ from pipelines.recognizer import Recognizer
 from pipelines.sample import fit
 from pipelines.streaming import Stream, StreamState
 from tests.app.conftest import LABELS, ROOT, Service, running
+from tests.processes import children
 
 KITCHEN = ROOT / "examples" / "kitchen.mp4"
 
@@ -73,11 +73,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
 
 def decoders(service: Service) -> int:
     """Decoders at work, and the process that forks them."""
-    found = 0
-    for child in service.process.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one, too
-            found += "decode_worker" in " ".join(child.cmdline())
-    return found
+    return len(children(service.process, "pipelines.decode_worker", recursive=True))
 
 
 def encode(path: Path, seconds: float, *, size: tuple[int, int] = (64, 48), fps: int = 5) -> Path:

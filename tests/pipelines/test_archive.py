@@ -1,7 +1,6 @@
 """A folder of videos labelled into one table: nothing stops it, and nothing is done twice."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import pytest
 from pipelines.archive import BadArchive, Journal, label_archive
 from pipelines.label import BUNDLED
 from tests.assets import copy_repeated, numbered
+from tests.processes import children, kill
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,8 +73,7 @@ def test_what_was_labelled_is_not_labelled_again(folder, tmp_path):
             assert run.poll() is None
             time.sleep(0.05)
     finally:
-        for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
-            process.kill()
+        kill(psutil.Process(run.pid))
         run.communicate()
     assert not out.exists()
     lines = journal.read_bytes()
@@ -109,10 +108,10 @@ def test_a_process_that_dies_takes_no_other_video_with_it(tmp_path, deaths, labe
     killed, me, journal = set(), psutil.Process(), tmp_path / "t.parquet.journal"
     while thread.is_alive() and len(killed) < deaths:
         labelling = journal.exists() and len(journal.read_bytes().splitlines()) == 2  # the short one is done
-        for process in me.children() if labelling else ():
-            with_decoder = [child for child in process.children() if any("decode_worker" in w for w in child.cmdline())]
-            if process.pid not in killed and any(decoder.children() for decoder in with_decoder):
-                process.send_signal(signal.SIGKILL)
+        for process in children(me) if labelling else ():
+            decoders = children(process, "pipelines.decode_worker")
+            if process.pid not in killed and any(children(decoder) for decoder in decoders):
+                process.kill()
                 killed.add(process.pid)
         time.sleep(0.02)
     thread.join(120)

@@ -37,6 +37,7 @@ from pipelines.messages import FARTHEST, Conversation, Request
 from pipelines.sample import Clipper, Sampler, SamplerState, fit
 from pipelines.video import Budget
 from pipelines.workers import WorkerParent, workers
+from tests import processes
 from tests.assets import (
     SHARED,
     SPEC,
@@ -657,8 +658,7 @@ def test_a_slow_consumer_is_not_held_against_the_video(tmp_path):
 
 def children() -> list[psutil.Process]:
     """The parent of workers, and the workers. Only this process's: a service in another test has its own."""
-    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    parents = [child for child in living if "pipelines.decode_worker" in child.cmdline()]
+    parents = processes.children(psutil.Process(), "pipelines.decode_worker")
     return parents + [worker for parent in parents for worker in parent.children(recursive=True)]
 
 

@@ -40,6 +40,7 @@ from pipelines.live_input import open_input
 from pipelines.reading import read_live
 from pipelines.video import Budget
 from tests.assets import SPEC, audio_only, copy_repeated, damage, number_of, numbered
+from tests.processes import children
 
 SEGMENT, CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")
 UNKNOWN = b"\x01" + b"\xff" * 7
@@ -449,8 +450,8 @@ def test_renewing_the_demuxer_changes_nothing(name, made, monkeypatch):
 
 def workers_of() -> list[psutil.Process]:
     """The workers that run for this process."""
-    parents = [c for c in psutil.Process().children() if "pipelines.decode_worker" in c.cmdline()]
-    return [worker for parent in parents for worker in parent.children() if worker.status() != psutil.STATUS_ZOMBIE]
+    parents = children(psutil.Process(), "pipelines.decode_worker")
+    return [worker for parent in parents for worker in children(parent)]
 
 
 async def until(condition, seconds: float = 5.0) -> None:
