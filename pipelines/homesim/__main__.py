@@ -55,10 +55,19 @@ def main() -> None:
     preview.add_argument("--rows", type=command.count, default=1, help="rows of each class")
     for sub in (maker, one, preview):
         sub.add_argument("--seed", type=int, default=0)
+    for sub in (maker, preview):
+        sub.add_argument("--ceiling", action="store_true", help="all seen by cameras that look down from the ceiling")
     args = parser.parse_args()
 
     if args.command == "preview":
-        recordings = plan(args.split, clips_per_class=args.rows, days=args.rows, day_seconds=60.0, seed=args.seed)
+        recordings = plan(
+            args.split,
+            clips_per_class=args.rows,
+            days=args.rows,
+            day_seconds=60.0,
+            seed=args.seed,
+            ceiling=args.ceiling,
+        )
         args.file.parent.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(recordings, seed=args.seed, width=args.width)
         cv2.imwrite(str(args.file), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
@@ -79,7 +88,7 @@ def main() -> None:
         clips, days = DEFAULT[split]
         recordings += plan(
             split, clips_per_class=clips if args.clips is None else args.clips, days=days if args.days is None else args.days,
-            day_seconds=args.day_seconds, seed=args.seed,
+            day_seconds=args.day_seconds, seed=args.seed, ceiling=args.ceiling,
         )  # fmt: skip
     seconds = 0.0
     with tqdm(total=len(recordings), unit="video", smoothing=0.05) as bar:

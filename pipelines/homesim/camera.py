@@ -1,4 +1,4 @@
-"""Cameras: where they are, and the ray of each pixel. Seven stretches of wall, named c01 to c07 as in Toyota Smarthome."""
+"""Cameras: where they are, and the ray of each pixel. Seven stretches of wall, named c01 to c07 as in Toyota Smarthome; and c08, the ceiling."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ import numpy as np
 from pipelines.homesim.room import Room
 
 MOUNTS = 7
+CEILING = 8
+"""A camera that looks straight down and knows no up."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,15 @@ class Camera:
         wide: bool = False,
         mirrored: bool = False,
     ) -> "Camera":
-        """Puts a camera somewhere on stretch `mount` (1 to 7) of the walls and points it at `focus` (float[3]), roughly.
+        """Puts a camera somewhere on stretch `mount` (1 to 7) of the walls and points it at `focus` (float[3]), roughly; 8 is the ceiling above it.
 
         Most hang above people's heads; some stand on a shelf or a cupboard, at 0.9 to 1.5 m. A `wide` one has the whole room in
         view. A `mirrored` one hangs at the opposite wall, so that its picture, flipped, is that of a mirrored room.
         """
+        if mount == CEILING:
+            above = np.array([*(focus[:2] + rng.normal(0, 0.25, 2)), room.height - rng.uniform(0.02, 0.15)])
+            turn = rng.uniform(0, 2 * np.pi)
+            return cls._made(above, focus - above, np.array([np.cos(turn), np.sin(turn), 0.0]), (84, 108), rng)
         w, d, h = room.width, room.depth, room.height
         # Once round the room but for the kitchen's wall: the left wall toward the door's side, then the near and the right one.
         (x0, y0), (x1, y1) = {
@@ -82,8 +88,20 @@ class Camera:
         if mirrored:
             position[0] = w - position[0]
         forward = focus + rng.normal(0, (0.12, 0.12, 0.08)) - position
-        forward /= np.linalg.norm(forward)
-        right = np.cross(forward, (0, 0, 1))
+        return cls._made(position, forward, np.array([0.0, 0.0, 1.0]), (76, 98) if wide else (60, 90), rng)
+
+    @classmethod
+    def _made(
+        cls,
+        position: np.ndarray,
+        forward: np.ndarray,
+        up: np.ndarray,
+        angles: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> "Camera":
+        """Looks from `position` along `forward`, a picture's width being so many degrees; the rest is chance."""
+        forward = forward / np.linalg.norm(forward)
+        right = np.cross(forward, up)
         right /= np.linalg.norm(right)
         roll = rng.normal(0, 0.025)
         down = np.cross(forward, right)
@@ -91,7 +109,7 @@ class Camera:
             [right * np.cos(roll) + down * np.sin(roll), down * np.cos(roll) - right * np.sin(roll), forward]
         )
         return cls(
-            position=position, axes=axes, focal=float(1 / np.tan(np.radians(rng.uniform(*((76, 98) if wide else (60, 90)))) / 2)),
+            position=position, axes=axes, focal=float(1 / np.tan(np.radians(rng.uniform(*angles)) / 2)),
             gain=float(rng.uniform(0.75, 1.3)), gamma=float(rng.uniform(0.42, 0.6)),
             white=np.clip(rng.normal(1, 0.07, 3), 0.8, 1.2), noise=float(rng.choice([1.0, 2.5, 5.0, 8.0])),
             vignette=float(rng.uniform(0, 0.35)), infrared=bool(rng.random() < 0.08),

@@ -1,8 +1,9 @@
 """Recordings from numbers: who, where, which take, seen by which camera. The same numbers give the same recording.
 
 Names follow Toyota Smarthome, `Drink.Fromcup_p03_r00_v01_c05.mp4`: here p is the person, r the room, v the take and c the
-camera's place (1 to 7). People and rooms 0 to 1999 with cameras 1, 3, 4, 6 and 7 train; people and rooms 2000 to 2199 with camera
+camera's place (1 to 7, or 8 for the ceiling). People and rooms 0 to 1999 with cameras 1, 3, 4, 6 and 7 train; people and rooms 2000 to 2199 with camera
 5 validate; people and rooms 2200 to 2999 with camera 2 test, so that a test shows a person, a room and a view that training never had.
+The ceiling's camera may be in any of them.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pipelines.homesim import activities as act
 from pipelines.homesim import body as b
 from pipelines.homesim.actor import Actor, Track
 from pipelines.homesim.body import JOINT, Body
-from pipelines.homesim.camera import Camera
+from pipelines.homesim.camera import CEILING, Camera
 from pipelines.homesim.render import Scene, in_sight, pack
 from pipelines.homesim.room import Room
 from pipelines.homesim.stage import Stage
@@ -55,7 +56,7 @@ class Recording:
     @property
     def split(self) -> str:
         for split, (low, high, cameras) in SPLITS.items():
-            if low <= self.person < high and low <= self.room < high and self.camera in cameras:
+            if low <= self.person < high and low <= self.room < high and self.camera in (*cameras, CEILING):
                 return split
         raise ValueError(f"{self.name} mixes splits: person, room and camera must be of one split, see SPLITS")
 
@@ -158,7 +159,7 @@ class Performance:
             if not len(where):
                 return camera
             seen, depth = camera.project(points, width / height)
-            inside = (np.abs(seen) < 0.97).all(-1) & (depth > 0.9)
+            inside = (np.abs(seen) < 0.97).all(-1) & (depth > (0.4 if self.recording.camera == CEILING else 0.9))
             inside &= in_sight(where, camera.position, boxes).reshape(inside.shape)
             score = float((inside * [0.25, 0.2, 0.225, 0.225, 0.1]).sum(-1).mean())
             if best is None or score > best[0]:
@@ -369,9 +370,13 @@ def _day(a: Actor, seconds: float) -> None:
             act.enter(a)
 
 
-def plan(split: str, *, clips_per_class: int, days: int, day_seconds: float, seed: int = 0) -> list[Recording]:
-    """The recordings of one split: `clips_per_class` trimmed ones of each class, and `days` untrimmed ones."""
+def plan(
+    split: str, *, clips_per_class: int, days: int, day_seconds: float, seed: int = 0, ceiling: bool = False
+) -> list[Recording]:
+    """The recordings of one split: `clips_per_class` trimmed ones of each class, and `days` untrimmed ones; seen by its cameras or from the ceiling."""
     low, high, cameras = SPLITS[split]
+    if ceiling:
+        cameras = (CEILING,)
     rng = _rng(seed, 9, list(SPLITS).index(split))
     made: dict[str, Recording] = {}
 

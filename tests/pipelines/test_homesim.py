@@ -103,6 +103,26 @@ def test_splits_share_no_person_no_room_and_no_camera():
         assert not seen["train"][kind] & seen["validation"][kind]
 
 
+def test_from_the_ceiling_who_walks_is_short_and_who_has_fallen_is_long():
+    """Seen from a wall, who walks is longer. People and rooms of a split are its own from the ceiling, too, and people are in view."""
+
+    def lengths(label: str, *, ceiling: bool) -> list[float]:
+        found = []
+        for recording in plan("test", clips_per_class=6, days=1, day_seconds=60, ceiling=ceiling):
+            assert (recording.split, recording.camera) == ("test", 8 if ceiling else 2)
+            if recording.label == label:
+                poses = Performance(recording).poses()
+                head, ankles = poses[:, 0, :2], poses[:, 7:9, :2].mean(1)
+                length = np.linalg.norm((head - ankles) * (320, 240), axis=1)
+                assert np.isfinite(poses[:, 0, 0]).mean() > 0.6
+                found.append(float(np.nanmedian(length) if label == "Walk" else length[np.isfinite(length)][-1]))
+        return found
+
+    walking, fallen = lengths("Walk", ceiling=True), lengths("Fall", ceiling=True)
+    assert np.median(fallen) > 1.5 * np.median(walking)
+    assert np.median(lengths("Walk", ceiling=False)) > np.median(walking)
+
+
 def test_made_files_are_h264_with_toyota_names_and_annotations(tmp_path):
     """The manifest names every video; times in the annotations lie within it; a second run makes nothing anew."""
     recordings = [Recording(2280, 2281, 7, 2, "Drink.Fromcup"), Recording(2280, 2281, 7, 2, None, 20.0)]
