@@ -1,9 +1,9 @@
 """Recordings from numbers: who, where, which take, seen by which camera. The same numbers give the same recording.
 
 Names follow Toyota Smarthome, `Drink.Fromcup_p03_r00_v01_c05.mp4`: here p is the person, r the room, v the take and c the
-camera's place (1 to 7, or 8 for the ceiling). People and rooms 0 to 1999 with cameras 1, 3, 4, 6 and 7 train; people and rooms 2000 to 2199 with camera
-5 validate; people and rooms 2200 to 2999 with camera 2 test, so that a test shows a person, a room and a view that training never had.
-The ceiling's camera may be in any of them.
+camera's place (1 to 7, or 8 for the ceiling). People and rooms 0 to 1999 with cameras 1, 3, 4, 6 and 7 train; people and rooms
+2000 to 2199 with camera 5 validate; people and rooms 2200 to 2999 with camera 2 test, so that a test shows a person, a room and
+a view that training never had. The ceiling's camera may be in any of them.
 """
 
 from collections.abc import Iterator
@@ -373,7 +373,7 @@ def _day(a: Actor, seconds: float) -> None:
 def plan(
     split: str, *, clips_per_class: int, days: int, day_seconds: float, seed: int = 0, ceiling: bool = False
 ) -> list[Recording]:
-    """The recordings of one split: `clips_per_class` trimmed ones of each class, and `days` untrimmed ones; seen by its cameras or from the ceiling."""
+    """The recordings of one split: `clips_per_class` trimmed ones of each class, and `days` untrimmed ones; by its cameras or from the ceiling."""
     low, high, cameras = SPLITS[split]
     if ceiling:
         cameras = (CEILING,)
