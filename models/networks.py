@@ -29,7 +29,7 @@ def backbone(model: "Checkpoint") -> Backbone:
             + ", ".join(f"{key} was {described.spec.get(key)}, is {here[key]}" for key in differing)
         )
     _fill(made, "backbone", model)
-    return made
+    return made.requires_grad_(False).eval()
 
 
 def classifier(model: "Checkpoint") -> Classifier:
@@ -37,7 +37,7 @@ def classifier(model: "Checkpoint") -> Classifier:
     config = model.config.classifier
     made = PerClipClassifier(config) if isinstance(config, PerClipConfig) else VideoClassifier(config)
     _fill(made, "classifier", model)
-    return made
+    return made.requires_grad_(False).eval()
 
 
 def start_from(model: "Checkpoint", backbone: Backbone) -> None:
@@ -57,4 +57,3 @@ def _fill(network: nn.Module, part: str, model: "Checkpoint") -> None:
     if problems := misfits(network, own):
         raise BadCheckpoint(f"{model.folder}: the weights are not of the {part} that is wanted: {problems}")
     network.load_state_dict(own)  # copies into float32
-    network.requires_grad_(False).eval()

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from models import checkpoint
+from models import checkpoint, networks
 from models.small import SPEC, SmallBackbone
 from pipelines import train_backbone
 from pipelines import train_crt as train_crt_module
@@ -289,6 +289,19 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkey
         assert torch.equal(mine, theirs), name
     with pytest.raises(BadConfig, match="steps was 4 and is 5"):
         train("cut", steps=5)
+
+
+def test_a_training_that_begins_with_a_model_teaches_all_of_its_backbone(tmp_path):
+    """No weight stays as it came: what a checkpoint gives to serve is not learned, what it gives to begin with is."""
+    recordings = [Recording(1, 1, 0, 1, "Walk"), Recording(2061, 2062, 0, 5, "Walk")]
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    files, _ = cache_clips(videos := read_homesim(tmp_path / "data"), SPEC, tmp_path / "pixels", workers=1)
+    begun = {"start": "models/bundled", "steps": 2, "batch": 4, "checkpoint_every": 2, "bf16": False, "ema": 0.0}
+    config = Config(data=HOME, run=tmp_path / "run", name="t", threads=1, backbone={"training": begun})
+    config.run.mkdir()
+    learned = dict(train_backbone.train_backbone(config, videos, files).named_parameters())
+    came = networks.backbone(checkpoint.read(Path("models/bundled")))
+    assert [name for name, weight in came.named_parameters() if torch.equal(weight, learned[name])] == []
 
 
 SMALL_CRT = {
