@@ -67,6 +67,16 @@ def test_the_service_says_so_and_does_not_start():
     assert run.stderr.startswith("device_missing: there is no GPU to run on")
 
 
+@no_gpu
+def test_an_evaluation_on_a_gpu_that_is_not_there_says_so():
+    run = subprocess.run(
+        [sys.executable, "-m", "pipelines.evaluate", BUNDLED, "--device", "cuda", "falls", "nowhere"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.startswith("device_missing: there is no GPU to run on")
+
+
 @places
 def test_a_feature_is_the_same_to_the_bit_whoever_else_is_in_the_batch(clips, where):
     seen = FixedBackbone(checkpoint.load(BUNDLED).backbone, where)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from itertools import permutations
 from pathlib import Path
 
@@ -167,6 +168,24 @@ def test_the_figures_of_untrimmed_video():
     assert (figures["untrimmed_events"], figures["untrimmed_events_noticed"]) == (2, 2)
     assert figures["untrimmed_delay_median"] == 4.0
     assert "drinks_by_gap" not in figures
+
+
+def test_the_confusion_of_moments_counts_what_was_said_when():
+    """Two seconds of Walk taken for a drink and two seconds of nothing taken for Walk, in the picture as in the lists."""
+    video = untrimmed([Span(0, 4, "Walk")])
+    one = watched(video, one_hot("Walk", "Drink.Fromcup", "Walk"), 2.0)
+    true, predicted = evaluate.Measured(tuple(LABELS), 2.0, [one]).moments()
+    pairs = Counter(zip(true, predicted, strict=True))
+    assert pairs == {("Walk", "Walk"): 50, ("Walk", "Drink.Fromcup"): 50, ("Background", "Walk"): 50}
+    axes = report.confusion(true, predicted).axes[0]
+    rows, columns = (
+        [label.get_text() for label in ticks] for ticks in (axes.get_yticklabels(), axes.get_xticklabels())
+    )
+    assert rows == ["Background (50)", "Drink.Fromcup (0)", "Walk (100)"]
+    assert columns == ["Background", "Drink.Fromcup", "Walk"]
+    assert {(round(t.get_position()[1]), round(t.get_position()[0]), t.get_text()) for t in axes.texts} == {
+        (2, 2, "50"), (2, 1, "50"), (0, 2, "50"),
+    }  # fmt: skip
 
 
 # The whole way
