@@ -237,7 +237,8 @@ class Streams:
         recognizer = self.recognizer
         events = EventOptions(hold=options.hold, least=options.least, shortest=options.shortest)
         stream = Stream(
-            recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background, self.state_of(session), events=events
+            recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background, self.state_of(session), events=events,
+            remembers=recognizer.remembers,
         )  # fmt: skip
         return stream, options
 

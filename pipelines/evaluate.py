@@ -41,7 +41,7 @@ from pipelines.metrics import (
     top_k,
 )
 from pipelines.recognizer import Recognizer
-from pipelines.streaming import Segment, Stream, StreamState
+from pipelines.streaming import Segment, Stream, StreamState, weight
 
 GAPS = ((0, 5), (5, 10), (10, 20), (20, 30), (30, 45), (45, 75))
 """Seconds between the end of a fetching and the drink."""
@@ -78,6 +78,10 @@ class Watched:
     """int[S]: clips in each segment."""
     events: tuple[Event, ...]
 
+    def weights_S(self, remembers: bool) -> list[int]:  # noqa: N802
+        """How much each segment counts in what the whole video is."""
+        return [weight(index, int(clips), remembers=remembers) for index, clips in enumerate(self.lengths_S)]
+
     def known_N(self) -> np.ndarray:  # noqa: N802
         """float64[N]: when each clip's final scores were there, at its segment's end."""
         ends = self.times_N2[np.cumsum(self.lengths_S) - 1, 1]
@@ -95,7 +99,7 @@ def watch(recognizer: Recognizer, video: LabelledVideo) -> Watched:
     """Labels a video as the service does, from the initial memory on. Raises VideoError; BadDataset where the part has no frame."""
     stream = Stream(
         recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background,
-        StreamState(memory_M=recognizer.initial_memory()),
+        StreamState(memory_M=recognizer.initial_memory()), remembers=recognizer.remembers,
     )  # fmt: skip
     scores, clip_scores, times, lengths = [], [], [], []
     events: list[Event] = []
@@ -176,6 +180,8 @@ class Measured:
     watched: list[Watched]
     problems: list[Problem] = field(default_factory=list)
     """What could not be watched, and why: it is in none of the figures."""
+    remembers: bool = True
+    """Whether the model has a memory: see streaming.weight."""
 
     @property
     def background(self) -> bool:
@@ -194,7 +200,10 @@ class Measured:
         """Of the trimmed clips: true and predicted label, and scores float[N, C], without the background where it is no class."""
         background = self.background
         scores_NC = np.stack(
-            [clip_scores(one.scores_SC, self.labels, one.lengths_S, background=background) for one in self.trimmed]
+            [
+                clip_scores(one.scores_SC, self.labels, one.weights_S(self.remembers), background=background)
+                for one in self.trimmed
+            ]
         )
         true = [str(one.video.label) for one in self.trimmed]
         return true, [self.labels[best] for best in scores_NC.argmax(1)], scores_NC
@@ -305,10 +314,10 @@ class Measured:
 
 
 def clip_scores(
-    scores_SC: np.ndarray, labels: Sequence[str], lengths: Iterable[int] | None = None, *, background: bool = False
+    scores_SC: np.ndarray, labels: Sequence[str], weights_S: Iterable[int] | None = None, *, background: bool = False
 ) -> np.ndarray:
-    """A trimmed clip's scores: the mean over its segments, each weighted by its clips; -1 for the background unless it is a class, too."""
-    weights = None if lengths is None else np.asarray(list(lengths), dtype=np.float64)
+    """A trimmed clip's scores: the mean over its segments, by the weights if given; -1 for the background unless it is a class, too."""
+    weights = None if weights_S is None else np.asarray(list(weights_S), dtype=np.float64)
     mean = np.average(scores_SC, axis=0, weights=weights).copy()
     if BACKGROUND in labels and not background:
         mean[labels.index(BACKGROUND)] = -1
@@ -333,7 +342,8 @@ def measure(recognizer: Recognizer, videos: Sequence[LabelledVideo], *, threads:
     problems = [one for one in every if isinstance(one, Problem)]
     if not watched:
         raise BadDataset(f"none of {len(videos)} videos can be watched ({problems[0]})")
-    return Measured(tuple(model.labels), recognizer.segment * model.spec.clip_seconds, watched, problems)
+    segment_seconds = recognizer.segment * model.spec.clip_seconds
+    return Measured(tuple(model.labels), segment_seconds, watched, problems, recognizer.remembers)
 
 
 def measure_falls(recognizer: Recognizer, folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The whole way for a file: `python -m pipelines.label FILE`, and what the service does with an upload.
 
 Segments come as they are made; the result follows the last one. A label's score is the mean of the segments' probabilities, each
-segment weighted by its clips. The background is a label of segments, not of a whole video: it is left out there, and what is
-left is not scaled up, so that a video in which little happens has low scores.
+segment weighted by its clips and the first three less, as in streaming.weight. The background is a label of segments, not of a
+whole video: it is left out there, and what is left is not scaled up, so that a video in which little happens has low scores.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pipelines.events import Event, EventOptions
 from pipelines.frames import Clip
 from pipelines.recognizer import Recognizer
 from pipelines.remembering import describe_memory
-from pipelines.streaming import Segment, SegmentResult, Step, Stream, StreamState
+from pipelines.streaming import Segment, SegmentResult, Step, Stream, StreamState, weight, weighted_mean
 from pipelines.video import Budget, VideoSummary, VideoWarning, of_ones_own
 
 BUNDLED = Path(__file__).parent.parent / "models" / "bundled"
@@ -99,7 +99,7 @@ class Labelling:
         self._piece = stream is not None
         self._stream = stream or Stream(
             recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background,
-            StreamState(memory_M=recognizer.initial_memory()), events=events,
+            StreamState(memory_M=recognizer.initial_memory()), events=events, remembers=recognizer.remembers,
         )  # fmt: skip
         self._segments: list[SegmentResult] = []
         self._events: list[Event] = []
@@ -159,11 +159,11 @@ class Labelling:
                 yield self._step(segment).result
 
     def _mean_scores(self) -> np.ndarray:
-        clips = sum(segment.clips for segment in self._segments)
-        total = np.zeros(len(self._recognizer.labels))
+        totals_C = np.zeros(len(self._recognizer.labels))
         for segment in self._segments:
-            total += segment.scores_C.astype(np.float64) * segment.clips
-        return total / max(clips, 1)
+            part = weight(segment.index, segment.clips, remembers=self._recognizer.remembers)
+            totals_C += segment.scores_C.astype(np.float64) * part
+        return weighted_mean(totals_C)
 
     def _step(self, segment: Segment) -> Step:
         began = time.perf_counter()

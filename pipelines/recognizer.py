@@ -101,6 +101,8 @@ class Recognizer:
         self.segment = model.segment
         self.labels = model.labels
         self.background = model.background
+        config = model.config.classifier
+        self.remembers = not isinstance(config, PerClipConfig) and config.crt.writer != "none"
         self._first_memory_M = model.first_memory_M
         self.backbone_graphs = {}
 

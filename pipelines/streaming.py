@@ -28,6 +28,25 @@ from pipelines.sample import Clipper, ClipperState, Sampler, SamplerState
 
 RECENT = 4
 """Steps that a state keeps."""
+FILLED = 4
+"""Segments by which a memory that began empty is taken to be filled."""
+
+
+def weight(index: int, clips: int, *, remembers: bool) -> int:
+    """How much segment `index` of a video counts in the scores of all of it: by its clips, and with a memory, the first ones less.
+
+    Something that takes several segments cannot be told from its first alone. Of a long video all but nothing changes.
+    """
+    return clips * (min(index + 1, FILLED) if remembers else 1)
+
+
+def weighted_mean(totals_C: np.ndarray) -> np.ndarray:
+    """The scores of all of a video, float64[C], from the sum of its segments' scores, each times its weight; zeros of none.
+
+    Every segment's scores sum to one, and so the sum of the totals is that of the weights.
+    """
+    whole = float(totals_C.sum())
+    return totals_C / whole if whole else totals_C
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +109,7 @@ class StreamState:
     sampler: SamplerState = field(default_factory=SamplerState)
     """Position: the first tick that is open, and the times of the first and the latest frame."""
     totals_C: np.ndarray | None = None
-    """float64[C]: sum of the segments' scores, each times its clips."""
+    """float64[C]: sum of the segments' scores, each times its weight, see `weight`."""
     run: RunState | None = None
     """The event that goes on."""
     frame: int = 0
@@ -108,6 +127,11 @@ class StreamState:
     def position(self) -> float | None:
         """Seconds: what is shown before is in the state; None before the first segment."""
         return self.recent[-1].result.end if self.recent else None
+
+    @property
+    def scores_C(self) -> np.ndarray | None:  # noqa: N802
+        """float64[C]: of the whole stream so far; None before the first segment."""
+        return None if self.totals_C is None else weighted_mean(self.totals_C)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +156,11 @@ class Stream:
 
     def __init__(
         self, spec: ClipSpec, segment: int, labels: Sequence[str], background: str | None, state: StreamState,
-        *, events: EventOptions | None = None,
+        *, events: EventOptions | None = None, remembers: bool = True,
     ) -> None:  # fmt: skip
+        """remembers: whether the model has a memory, which is empty at first: see `weight`."""
         self.spec, self.segment = spec, segment
+        self._remembers = remembers
         self._state = state
         self._sampler = Sampler(spec.rate, state=state.sampler)
         self._clipper = Clipper(spec, state=ClipperState(state.sampler.origin, state.sampler.next_tick))
@@ -292,7 +318,7 @@ class Stream:
                     changes[-1] = replace(changes[-1], event=change.event)  # one word a segment about each event
                 else:
                     changes.append(change)
-        totals = scores_C.astype(np.float64) * clips
+        totals = scores_C.astype(np.float64) * weight(segment.index, clips, remembers=self._remembers)
         after, self._after = self._after[clips - 1], self._after[clips:]
         self._pending = self._pending[clips:]
         step = Step(segment.result(scores_C), tuple(changes))
@@ -312,7 +338,3 @@ class Stream:
             recent = (*recent[:-1], replace(recent[-1], events=(*recent[-1].events, *changes)))
         self._state = replace(self._state, run=None, recent=recent)
         return changes
-
-    def mean_scores(self) -> np.ndarray | None:
-        """The whole stream's scores so far, float64[C]: the mean over its clips; None before the first segment."""
-        return None if self._state.totals_C is None else self._state.totals_C / self._state.clips

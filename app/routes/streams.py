@@ -189,10 +189,11 @@ def describe(streams: Streams, session: Session, *, checkpoints: Any) -> schemas
         )
     state = streams.state_of(session)
     labels, top = recognizer.labels, options.top_k
-    scores = None if state.totals_C is None or not state.clips else state.totals_C / state.clips
     return schemas.Stream(
         **summary, resume_from=state.frame, position=state.position, missing=state.missing,
         labels=[schemas.Label(**one) for one in ranked(state.recent[-1].result.scores_C, labels, top)] if state.recent else [],
-        scores=[] if scores is None else [schemas.Label(**one) for one in ranked(scores, labels, top, without=recognizer.background)],
+        scores=[]
+        if state.scores_C is None
+        else [schemas.Label(**one) for one in ranked(state.scores_C, labels, top, without=recognizer.background)],
         memory=schemas.MemoryHealth(**health(state)),
     )  # fmt: skip

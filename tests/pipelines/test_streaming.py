@@ -14,8 +14,10 @@ SEGMENT = 3
 LABELS = ("Background", "A", "B")
 
 
-def fresh(state=None):
-    return Stream(SPEC, SEGMENT, LABELS, "Background", state or StreamState(memory_M=np.zeros(2, np.float32)))
+def fresh(state=None, **options):
+    return Stream(
+        SPEC, SEGMENT, LABELS, "Background", state or StreamState(memory_M=np.zeros(2, np.float32)), **options
+    )
 
 
 def frames(times):
@@ -93,14 +95,15 @@ def test_the_state_is_as_small_after_an_hour_as_after_a_minute():
     assert hour.segments > 50 * minute.segments
 
 
-def test_mean_scores_weigh_segments_by_their_clips():
-    """A last segment of one clip counts as one clip."""
-    stream = fresh()
-    steps = feed(stream, frames(np.arange(0, 2.0, 1 / 8)))
-    counts = [step.result.clips for step in steps]
-    assert counts == [3, 1]
-    expected = sum(step.result.scores_C * step.result.clips for step in steps) / sum(counts)
-    assert np.allclose(stream.mean_scores(), expected)
+@pytest.mark.parametrize(("remembers", "expected"), [(True, [3, 6, 9, 12, 12, 4]), (False, [3, 3, 3, 3, 3, 1])])
+def test_a_whole_videos_scores_are_a_mean_in_which_an_empty_memory_counts_less(remembers, expected):
+    """Segments of three clips each: the first counts once, the second twice, from the fourth on all alike; a last one of one clip as one clip."""
+    stream = fresh(remembers=remembers)
+    steps = feed(stream, frames(np.arange(0, 8.0, 1 / 8)))
+    assert [step.result.clips for step in steps] == [3, 3, 3, 3, 3, 1]
+    wanted = sum(step.result.scores_C * part for step, part in zip(steps, expected, strict=True)) / sum(expected)
+    np.testing.assert_allclose(stream.state().scores_C, wanted, atol=1e-6)
+    assert fresh().state().scores_C is None
 
 
 def test_a_gap_ends_a_clip_and_no_segment_lies_about_time():
