@@ -40,7 +40,7 @@ class BackboneTraining(_Section):
     overhead: bool = False
     """For a camera that looks down from the ceiling and knows no up: clips are shown turned by any angle."""
     bf16: bool = True
-    """Convolutions in bfloat16 where the processor has it; weights stay float32."""
+    """Convolutions in bfloat16 where the processor has it (device.bfloat16); weights stay float32."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
     """Steps between checkpoints and validations."""
 
@@ -146,7 +146,7 @@ class EndToEnd(_Section):
     """As in backbone.training."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.98
     bf16: bool = True
-    """Networks in bfloat16 where the processor has it; weights and memory stay float32."""
+    """Networks in bfloat16 where the processor has it (device.bfloat16); weights and memory stay float32."""
 
 
 class Config(_Section):

@@ -7,6 +7,9 @@ from models.errors import CrtError
 
 Device = Literal["cpu", "cuda"]
 _DRIVER = Path("/dev/nvidiactl")
+_PROCESSOR = Path("/proc/cpuinfo")
+_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Flags of processors that multiply in bfloat16: Intel's and AMD's, and ARM's."""
 
 
 class DeviceMissing(CrtError):  # noqa: N818 - named after what is wrong
@@ -25,6 +28,25 @@ def pick(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
     if wanted == "cuda":
         raise DeviceMissing(f"there is no GPU to run on: {why}. Ask for cpu, or for auto, which takes what is there")
     return "cpu"
+
+
+def bfloat16(device: Device) -> bool:
+    """Whether networks train in bfloat16 there. A CPU without such products imitates them, several times slower than float32."""
+    if device == "cuda":
+        return True
+    try:
+        text = _PROCESSOR.read_text()
+    except OSError:
+        return False
+    return bool(
+        _BF16
+        & {
+            flag
+            for line in text.splitlines()
+            if line.lower().startswith(("flags", "features"))
+            for flag in line.split()
+        }
+    )
 
 
 def _no_cuda() -> str | None:

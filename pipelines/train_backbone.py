@@ -30,7 +30,7 @@ from pipelines import parallel
 from pipelines.clips import StoredClips, any_turn, turned
 from pipelines.config import BackboneTraining, BadConfig, Config, begun_with, same_run
 from pipelines.datasets import BACKGROUND, LabelledVideo, label_at
-from pipelines.device import pick
+from pipelines.device import bfloat16, pick
 from pipelines.homesim.scenario import PAIRS, POSE_JOINTS, POSE_RATE
 
 log = logging.getLogger(__name__)
@@ -301,6 +301,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
     if options.batch % world:
         raise BadConfig(f"backbone.training.batch has to be a multiple of the {world} processes, got {options.batch}")
     state_file = config.run / "backbone.pt"
+    bf16 = options.bf16 and bfloat16(device)
     labels = visible_labels(videos)
     tables = {
         split: ClipTable([v for v in videos if v.split == split], files, labels)
@@ -360,7 +361,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
         square_B3 = squares(joints_BJ3)
         told_B3 = taught(square_B3, step / options.steps, generator).to(device)
         joints_BJ3, square_B3 = joints_BJ3.to(device), square_B3.to(device)
-        with torch.autocast(device, torch.bfloat16, enabled=options.bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             scores, seen, heights = trained(x_BCHW, told_B3, light)
         labels_B = torch.from_numpy(targets).to(device)
         naming = F.cross_entropy(scores.float(), labels_B, label_smoothing=options.label_smoothing)
@@ -387,7 +388,7 @@ def train_backbone(config: Config, videos: list[LabelledVideo], files: dict[str,
                 writer.add_scalar("loss", running, step)
                 writer.add_scalar("joints", looking, step)
         if lead and ((step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps):
-            score, _ = accuracy(average, tables["validation"], len(labels), most=1500, bf16=options.bf16)
+            score, _ = accuracy(average, tables["validation"], len(labels), most=1500, bf16=bf16)
             if writer is not None:
                 writer.add_scalar("validation/mean_class_accuracy", score, step)
             log.info("step %d: loss %.3f, validation mean class accuracy %.3f", step + 1, running, score)

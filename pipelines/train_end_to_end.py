@@ -24,7 +24,7 @@ from models.heads import VideoClassifier
 from pipelines import parallel
 from pipelines.clips import StoredClips
 from pipelines.config import BadConfig, Config, CrtTraining, EndToEnd, begun_with, same_run
-from pipelines.device import pick
+from pipelines.device import bfloat16, pick
 from pipelines.train_backbone import augment, warm_cosine
 from pipelines.train_crt import Chunk, Example, Unrolled, chunks, class_weights, digest_of, steps_of, totals
 
@@ -114,6 +114,7 @@ def train_end_to_end(
     if o.lanes % world:
         raise BadConfig(f"end_to_end.lanes has to be a multiple of the {world} processes, got {o.lanes}")
     state_file = config.run / "end-to-end.pt"
+    bf16 = o.bf16 and bfloat16(device)
     torch.manual_seed(config.seed)
     weights_C = class_weights(
         examples, classifier.config.classes, config.crt.balance, balanced=config.crt.sampling == "balanced"
@@ -157,7 +158,7 @@ def train_end_to_end(
             chunk = chunk.on(device, slice(None))
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * warm_cosine(step, steps)
-            with torch.autocast(device, torch.bfloat16, enabled=o.bf16):
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
                 loss, memory_BM = trained(
                     clips_NTHWC, chunk, memory_BM.detach(), totals(whole, weights_C).to(device) / world
                 )

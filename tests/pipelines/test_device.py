@@ -67,6 +67,21 @@ def test_the_service_says_so_and_does_not_start():
     assert run.stderr.startswith("device_missing: there is no GPU to run on")
 
 
+@pytest.mark.parametrize(
+    ("told", "has"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16 sse\n", True), ("flags : avx2 amx_bf16 amx_int8\n", True), ("Features\t: fp asimd bf16\n", True),
+        ("flags : fpu avx2 avx512f avx512_vnni\n", False), ("model name : bf16 of a kind\n", False), (None, False),
+    ],
+)  # fmt: skip
+def test_a_processor_trains_in_bfloat16_only_where_it_has_it(told, has, monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "_PROCESSOR", tmp_path / "cpuinfo")
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert device.bfloat16("cpu") is has
+    assert device.bfloat16("cuda")
+
+
 @no_gpu
 def test_an_evaluation_on_a_gpu_that_is_not_there_says_so():
     run = subprocess.run(

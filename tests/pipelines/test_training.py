@@ -304,6 +304,24 @@ def test_a_training_that_begins_with_a_model_teaches_all_of_its_backbone(tmp_pat
     assert [name for name, weight in came.named_parameters() if torch.equal(weight, learned[name])] == []
 
 
+def test_a_processor_without_bfloat16_trains_in_float32(tmp_path, monkeypatch):
+    """Asked for bfloat16, it comes to the very weights of a training in float32; one that has it does not."""
+    recordings = [Recording(1, 1, 0, 1, "Walk"), Recording(2061, 2062, 0, 5, "Walk")]
+    list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
+    files, _ = cache_clips(videos := read_homesim(tmp_path / "data"), SPEC, tmp_path / "pixels", workers=1)
+
+    def train(name, *, bf16, has):
+        monkeypatch.setattr(train_backbone, "bfloat16", lambda device: has)
+        options = {"steps": 1, "batch": 2, "checkpoint_every": 1, "bf16": bf16}
+        config = Config(data=HOME, run=tmp_path / name, name="t", threads=1, backbone={"training": options})
+        config.run.mkdir()
+        return torch.cat([p.flatten() for p in train_backbone.train_backbone(config, videos, files).parameters()])
+
+    plain = train("plain", bf16=False, has=True)
+    assert torch.equal(train("without", bf16=True, has=False), plain)
+    assert not torch.equal(train("with", bf16=True, has=True), plain)
+
+
 SMALL_CRT = {
     "width": 32, "memory": 32, "layers": 1, "heads": 2, "hidden": 64, "lanes": 8, "unroll": 4, "epochs": 4, "mixup": 0.3,
     "sampling": "balanced",
