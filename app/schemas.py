@@ -98,7 +98,7 @@ class ClipAnswer(_Schema):
     model: ModelName
     video: VideoFacts
     labels: list[Label]
-    """Of the whole video, best first: the mean over its segments, the first three counting less, background left out."""
+    """Of the whole video, best first: the mean over its segments, the first three less where there is a memory, background left out."""
     segments: list[Segment]
     events: list[Event]
     warnings: list[VideoWarning]
@@ -209,7 +209,7 @@ class Stream(StreamSummary):
     labels: list[Label]
     """Of the last segment, best first."""
     scores: list[Label]
-    """Of the whole stream so far, best first: the mean over its segments, the first three counting less, background left out."""
+    """Of the whole stream so far, best first: the mean over its segments, the first three less where there is a memory, background left out."""
     state_bytes: int
     memory: MemoryHealth | None
     checkpoints: list[int]

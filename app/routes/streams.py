@@ -188,12 +188,10 @@ def describe(streams: Streams, session: Session, *, checkpoints: Any) -> schemas
             **summary, resume_from=None, position=None, missing=None, labels=[], scores=[], memory=None
         )
     state = streams.state_of(session)
-    labels, top = recognizer.labels, options.top_k
+    labels, top, scores = recognizer.labels, options.top_k, state.scores_C
     return schemas.Stream(
         **summary, resume_from=state.frame, position=state.position, missing=state.missing,
         labels=[schemas.Label(**one) for one in ranked(state.recent[-1].result.scores_C, labels, top)] if state.recent else [],
-        scores=[]
-        if state.scores_C is None
-        else [schemas.Label(**one) for one in ranked(state.scores_C, labels, top, without=recognizer.background)],
+        scores=[] if scores is None else [schemas.Label(**one) for one in ranked(scores, labels, top, without=recognizer.background)],
         memory=schemas.MemoryHealth(**health(state)),
     )  # fmt: skip
