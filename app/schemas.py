@@ -116,6 +116,8 @@ class ModelCard(ModelName):
     labels: list[str]
     background: str | None
     """The label that says that nothing happens."""
+    several: bool
+    """Whether several labels may be true at once: each has a probability of its own then, and events may overlap."""
     rate: float
     """Frames sampled a second."""
     frame_size: Size

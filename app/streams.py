@@ -238,7 +238,7 @@ class Streams:
         events = EventOptions(hold=options.hold, least=options.least, shortest=options.shortest)
         stream = Stream(
             recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background, self.state_of(session), events=events,
-            remembers=recognizer.remembers,
+            remembers=recognizer.remembers, several=recognizer.several,
         )  # fmt: skip
         return stream, options
 

@@ -1,6 +1,6 @@
 """The shapes of the CRT and of the classifier around it, as a checkpoint's config.json tells them. No torch."""
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -73,6 +73,8 @@ class PerClipConfig(BaseModel):
     """L: a label for each clip."""
     memory: Literal[0] = 0
     """M: none."""
+    several: ClassVar[Literal[False]] = False
+    """Labels exclude each other."""
 
 
 class ClassifierConfig(BaseModel):
@@ -87,6 +89,10 @@ class ClassifierConfig(BaseModel):
     crt: CrtConfig = CrtConfig()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of the features, in training only."""
+    several: bool = Field(
+        default=False, exclude_if=lambda several: not several
+    )  # so that older models' digests stay theirs
+    """Whether several labels may be true at once: each has a probability of its own then, and they need not sum to one."""
 
     @property
     def segment(self) -> int:

@@ -72,6 +72,11 @@ class PerClipClassifier(nn.Module):
 Classifier = VideoClassifier | PerClipClassifier
 
 
+def probabilities(logits: Tensor, *, several: bool) -> Tensor:
+    """Of the last axis's labels, which exclude each other unless several may be true at once: ClassifierConfig.several."""
+    return logits.sigmoid() if several else logits.softmax(-1)
+
+
 def masked_mean(values_BLC: Tensor, mask_BL: Tensor | None) -> Tensor:
     """The mean over the positions present, float[B, C]; zero for a row without any."""
     if mask_BL is None:

@@ -46,7 +46,8 @@ def make_card(
         "method": {
             **about,
             "crt": f"{crt.layers} layers, width {crt.width}, memory {crt.memory}, reader {crt.reader}, writer {crt.writer}; "
-            f"backpropagation through time over {crt.unroll} segments",
+            f"backpropagation through time over {crt.unroll} segments"
+            + ("; several labels at once, each by a probability of its own" if crt.several else ""),
             "command": "python -m pipelines.train CONFIG, with the configuration in the run's config.json",
             "seed": config.seed, "commit": commit(), "date": datetime.now(UTC).date().isoformat(),
         },

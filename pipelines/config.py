@@ -59,6 +59,8 @@ class CrtTraining(_Section):
     """L, clips in a segment."""
     reader: ReaderName = "cross_attention"
     writer: WriterName = "gru"
+    several: bool = False
+    """Learns all labels that are true of a clip, each by a probability of its own (binary cross-entropy); else the one that began last."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     epochs: Annotated[int, Field(gt=0)] = 24
     lanes: Annotated[int, Field(gt=0)] = 32
@@ -68,6 +70,7 @@ class CrtTraining(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Of segments' labels; without effect on several."""
     feature_noise: Annotated[float, Field(ge=0)] = 0.3
     """Standard deviation of noise added to normalised features."""
     mixup: Annotated[float, Field(ge=0)] = 0.0

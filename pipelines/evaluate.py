@@ -24,11 +24,11 @@ from tqdm import tqdm
 from models import checkpoint
 from pipelines import command
 from pipelines.clips import frames_in
-from pipelines.datasets import BACKGROUND, KINDS, SPLITS, BadDataset, Found, LabelledVideo, Problem, label_at
+from pipelines.datasets import BACKGROUND, KINDS, SPLITS, BadDataset, Found, LabelledVideo, Problem, label_at, labels_at
 from pipelines.datasets.__main__ import dataset, options_of
 from pipelines.device import pick
 from pipelines.errors import VideoError
-from pipelines.events import Event
+from pipelines.events import SURE, Event
 from pipelines.frames import Clip
 from pipelines.metrics import (
     OVERLAPS,
@@ -87,6 +87,12 @@ class Watched:
         ends = self.times_N2[np.cumsum(self.lengths_S) - 1, 1]
         return ends.repeat(self.lengths_S)
 
+    def said(self, labels: Sequence[str], *, several: bool) -> list[set[str]]:
+        """What each clip is called: by the best label, or by all that are sure, and the best one too, where several may be true at once."""
+        best_N1 = self.scores_NC.argmax(1)[:, None]
+        said_NC = (np.arange(len(labels)) == best_N1) | (several & (self.scores_NC >= SURE))
+        return [{labels[c] for c in np.flatnonzero(said_C).tolist()} for said_C in said_NC]
+
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Times STEP apart, and the number of the clip in which each lies. Where nothing was seen there is none."""
         times = np.arange(0, self.times_N2[-1, 1] - 1e-9, STEP)
@@ -99,7 +105,7 @@ def watch(recognizer: Recognizer, video: LabelledVideo) -> Watched:
     """Labels a video as the service does, from the initial memory on. Raises VideoError; BadDataset where the part has no frame."""
     stream = Stream(
         recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background,
-        StreamState(memory_M=recognizer.initial_memory()), remembers=recognizer.remembers,
+        StreamState(memory_M=recognizer.initial_memory()), remembers=recognizer.remembers, several=recognizer.several,
     )  # fmt: skip
     scores, clip_scores, times, lengths = [], [], [], []
     events: list[Event] = []
@@ -134,11 +140,11 @@ def watch(recognizer: Recognizer, video: LabelledVideo) -> Watched:
 
 
 def frame_accuracy(watched: Watched, labels: Sequence[str]) -> tuple[int, int]:
-    """Right and all of a video's moments: each has the label of the clip that it lies in."""
+    """Right and all of a video's moments: each has the label of the clip that it lies in. Where several are true, any of them is right."""
     times, at = watched.moments()
     best = watched.scores_NC.argmax(1)
     spans = watched.video.spans
-    return sum(label_at(spans, float(t)) == labels[best[n]] for t, n in zip(times, at, strict=True)), len(times)
+    return sum(labels[best[n]] in labels_at(spans, float(t)) for t, n in zip(times, at, strict=True)), len(times)
 
 
 def drinks_by_gap(watched: Iterable[Watched], labels: Sequence[str], segment_seconds: float) -> list[GapPoint]:
@@ -182,6 +188,8 @@ class Measured:
     """What could not be watched, and why: it is in none of the figures."""
     remembers: bool = True
     """Whether the model has a memory: see streaming.weight."""
+    several: bool = False
+    """Whether it says several labels at once."""
 
     @property
     def background(self) -> bool:
@@ -250,7 +258,7 @@ class Measured:
             delay
             for one in self.untrimmed
             for delay in delays(
-                one.video.spans, [self.labels[best] for best in one.scores_NC.argmax(1)], one.times_N2, one.known_N()
+                one.video.spans, one.said(self.labels, several=self.several), one.times_N2, one.known_N()
             )
         ]
         known = [delay for delay in late if delay is not None]
@@ -282,14 +290,17 @@ class Measured:
         return figures
 
     def moments(self) -> tuple[list[str], list[str]]:
-        """True and predicted label of each moment of untrimmed video."""
+        """True and predicted label of each moment of untrimmed video. Of several that are true the one that was predicted counts, if it is
+        among them, and else the one that began last."""
         true: list[str] = []
         predicted: list[str] = []
         for one in self.untrimmed:
             times, at = one.moments()
             best = one.scores_NC.argmax(1)
-            true += [label_at(one.video.spans, float(time)) for time in times]
-            predicted += [self.labels[best[n]] for n in at]
+            said = [self.labels[best[n]] for n in at]
+            for label, time in zip(said, times.tolist(), strict=True):
+                true.append(label if label in labels_at(one.video.spans, time) else label_at(one.video.spans, time))
+            predicted += said
         return true, predicted
 
     def _moments(self, one: Watched) -> tuple[np.ndarray, np.ndarray]:
@@ -309,7 +320,7 @@ class Measured:
             for scores_C, end, length in zip(one.scores_SC, ends, one.lengths_S, strict=True):
                 middle = float(one.times_N2[end - length : end].mean())
                 confidence.append(float(scores_C.max()))
-                right.append(self.labels[int(scores_C.argmax())] == label_at(one.video.spans, middle))
+                right.append(self.labels[int(scores_C.argmax())] in labels_at(one.video.spans, middle))
         return calibration_error(np.array(confidence), np.array(right, bool))
 
 
@@ -343,7 +354,7 @@ def measure(recognizer: Recognizer, videos: Sequence[LabelledVideo], *, threads:
     if not watched:
         raise BadDataset(f"none of {len(videos)} videos can be watched ({problems[0]})")
     segment_seconds = recognizer.segment * model.spec.clip_seconds
-    return Measured(tuple(model.labels), segment_seconds, watched, problems, recognizer.remembers)
+    return Measured(tuple(model.labels), segment_seconds, watched, problems, recognizer.remembers, recognizer.several)
 
 
 def measure_falls(recognizer: Recognizer, folder: Path) -> dict[str, Any]:

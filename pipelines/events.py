@@ -1,14 +1,18 @@
 """Predictions to events: runs of equal labels with start, end and confidence, as clips come.
 
 Hysteresis keeps events calm: the running label stays while its score is within `hold` of the best one. The background is
-no event, and neither is a run that is shorter than `shortest` or whose confidence stays below `least`.
+no event, and neither is a run that is shorter than `shortest` or whose confidence stays below `least`. Where several labels
+may be true at once, each has runs of its own: from SURE on, until its score is more than `hold` below that.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+
+SURE = 0.5
+"""The score from which a label is said, where several may be true at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +20,7 @@ class EventOptions:
     """How calm events are. Raises ValueError for shares outside 0 to 1 and a negative time."""
 
     hold: float = 0.1
-    """By how much another label must score higher to end a run."""
+    """By how much another label must score higher to end a run; where several may be true at once, how far below SURE its own."""
     least: float = 0.2
     """The least confidence, a run's mean score, of an event."""
     shortest: float = 1.0
@@ -53,7 +57,7 @@ class EventChange:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The run that goes on: all that an EventTracker remembers."""
+    """A run that goes on: of these an EventTracker remembers one, or one of each label where several may be true at once."""
 
     label: int
     start: float
@@ -65,51 +69,66 @@ class RunState:
 
 
 class EventTracker:
-    """Turns clips' scores into events; remembers one run, whatever the stream's length."""
+    """Turns clips' scores into events; remembers the runs that go on, whatever the stream's length."""
 
     def __init__(
-        self,
-        labels: Sequence[str],
-        background: str | None,
-        options: EventOptions | None = None,
-        *,
-        run: RunState | None = None,
-    ) -> None:
+        self, labels: Sequence[str], background: str | None, options: EventOptions | None = None,
+        *, runs: Sequence[RunState] = (), several: bool = False,
+    ) -> None:  # fmt: skip
+        """several: whether several labels may be true at once."""
         self.labels = tuple(labels)
         self.background = background
         self.options = options or EventOptions()
-        self._run = run
+        self._several = several
+        self._runs = {run.label: run for run in runs}
 
     def push(self, scores_C: np.ndarray, start: float, end: float, *, best: int | None = None) -> list[EventChange]:
         """Takes a clip's probabilities float[C] over start to end seconds, later than all before. best: the largest one's index."""
-        best, run = int(scores_C.argmax()) if best is None else best, self._run
         # A silence between clips ends a run: nothing is known of it.
-        if run is not None and start - run.end < 1e-6 and scores_C[best] - scores_C[run.label] <= self.options.hold:
-            best = run.label
-        seconds, changes = end - start, []
-        if run is not None and best == run.label and start - run.end < 1e-6:
-            self._run = RunState(best, run.start, end, run.weighted + float(scores_C[best]) * seconds, run.told)
-        else:
-            changes += self.flush()
-            self._run = RunState(best, start, end, float(scores_C[best]) * seconds, False)
-        run = self._run
-        if self.labels[run.label] == self.background:
-            return changes
-        event = self._event(run)
-        long = run.end - run.start >= self.options.shortest - 1e-6
-        if run.told or (long and event.confidence >= self.options.least):
-            changes.append(EventChange("updated" if run.told else "started", event))
-            self._run = RunState(run.label, run.start, run.end, run.weighted, True)
+        going = {label: run for label, run in self._runs.items() if start - run.end < 1e-6}
+        said = self._said_of_several(scores_C, going) if self._several else [self._said(scores_C, going, best)]
+        goes_on = {label: going[label] for label in said if label in going}
+        changes = [self._ended(run) for label, run in self._runs.items() if run.told and label not in goes_on]
+        self._runs = {}
+        for label in said:
+            run = goes_on.get(label, RunState(label, start, start, 0.0, False))
+            weighted = run.weighted + float(scores_C[label]) * (end - start)
+            changes += self._go_on(RunState(label, run.start, end, weighted, run.told))
         return changes
 
-    def flush(self) -> list[EventChange]:
-        """Ends the run that goes on."""
-        run, self._run = self._run, None
-        return [EventChange("ended", self._event(run))] if run is not None and run.told else []
+    def _said(self, scores_C: np.ndarray, going: Mapping[int, RunState], best: int | None) -> int:
+        """The one label, which is the running one's as long as it is among the best."""
+        best = int(scores_C.argmax()) if best is None else best
+        return next((label for label in going if scores_C[best] - scores_C[label] <= self.options.hold), best)
 
-    def state(self) -> RunState | None:
-        """What EventTracker(..., run=...) goes on from."""
-        return self._run
+    def _said_of_several(self, scores_C: np.ndarray, going: Mapping[int, RunState]) -> list[int]:
+        """All labels but the background's that are sure enough to begin or to go on."""
+        enough_C = [SURE - self.options.hold * (label in going) for label in range(len(self.labels))]
+        sure = np.flatnonzero(scores_C >= enough_C).tolist()
+        return [label for label in sure if self.labels[label] != self.background]
+
+    def _go_on(self, run: RunState) -> list[EventChange]:
+        """Keeps a run, and tells of it if it is an event."""
+        event = self._event(run)
+        long = run.end - run.start >= self.options.shortest - 1e-6
+        is_event = run.told or (long and event.confidence >= self.options.least)
+        if self.labels[run.label] == self.background or not is_event:
+            self._runs[run.label] = run
+            return []
+        self._runs[run.label] = replace(run, told=True)
+        return [EventChange("updated" if run.told else "started", event)]
+
+    def flush(self) -> list[EventChange]:
+        """Ends all runs that go on."""
+        runs, self._runs = self._runs, {}
+        return [self._ended(run) for run in runs.values() if run.told]
+
+    def state(self) -> tuple[RunState, ...]:
+        """What EventTracker(..., runs=...) goes on from."""
+        return tuple(self._runs.values())
+
+    def _ended(self, run: RunState) -> EventChange:
+        return EventChange("ended", self._event(run))
 
     def _event(self, run: RunState) -> Event:
         return Event(self.labels[run.label], run.start, run.end, run.weighted / (run.end - run.start))

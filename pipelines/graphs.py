@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.base import fold_norms
 from models.errors import CrtError
-from models.heads import Classifier, PerClipClassifier
+from models.heads import Classifier, PerClipClassifier, probabilities
 from models.small import GLANCE, SPEC, SmallBackbone
 from models.spec import LOOK
 from models.writing import GruWriter, NcgruWriter
@@ -64,7 +64,9 @@ class Classify(nn.Module):
 
     def forward(self, features_BLF: Tensor, memory_BM: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.classifier(features_BLF, memory_BM, mask_BL)
-        return out.logits_BC.softmax(-1), out.position_logits_BLC.softmax(-1), out.memory_BM
+        several = self.classifier.config.several
+        scores_BC = probabilities(out.logits_BC, several=several)
+        return scores_BC, probabilities(out.position_logits_BLC, several=several), out.memory_BM
 
 
 def of_backbone(backbone: SmallBackbone) -> dict[str, bytes]:

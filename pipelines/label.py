@@ -100,6 +100,7 @@ class Labelling:
         self._stream = stream or Stream(
             recognizer.spec, recognizer.segment, recognizer.labels, recognizer.background,
             StreamState(memory_M=recognizer.initial_memory()), events=events, remembers=recognizer.remembers,
+            several=recognizer.several,
         )  # fmt: skip
         self._segments: list[SegmentResult] = []
         self._events: list[Event] = []
@@ -159,11 +160,12 @@ class Labelling:
                 yield self._step(segment).result
 
     def _mean_scores(self) -> np.ndarray:
-        totals_C = np.zeros(len(self._recognizer.labels))
+        totals_C, weighed = np.zeros(len(self._recognizer.labels)), 0
         for segment in self._segments:
             part = weight(segment.index, segment.clips, remembers=self._recognizer.remembers)
             totals_C += segment.scores_C.astype(np.float64) * part
-        return weighted_mean(totals_C)
+            weighed += part
+        return weighted_mean(totals_C, weighed)
 
     def _step(self, segment: Segment) -> Step:
         began = time.perf_counter()

@@ -4,7 +4,7 @@ Shapes: N moments, clips or segments, C classes.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,16 +91,16 @@ def _share(event: Event, span: Span) -> float:
 
 
 def delays(
-    spans: Iterable[Span], labels: Sequence[str], times_N2: np.ndarray, known_N: np.ndarray
+    spans: Iterable[Span], said: Sequence[Collection[str]], times_N2: np.ndarray, known_N: np.ndarray
 ) -> list[float | None]:
     """Seconds from each true event's start to when its label was first said of a clip within it; None where it never was.
 
-    labels: of the clips; times: from and to of each; known: when each label was told, which is at its segment's end.
+    said: the labels of each clip; times: from and to of each; known: when each label was told, which is at its segment's end.
     """
     found: list[float | None] = []
     for span in spans:
         within = (times_N2[:, 1] > span.start) & (times_N2[:, 0] < span.end)
-        right = within & np.array([label == span.label for label in labels], bool)
+        right = within & np.array([span.label in labels for labels in said], bool)
         found.append(float(known_N[right].min() - span.start) if right.any() else None)
     return found
 

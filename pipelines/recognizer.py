@@ -30,7 +30,7 @@ class Prediction:
     """What the CRT makes of a batch of segments."""
 
     scores_BC: np.ndarray
-    """float32[B, C]: of each segment, probabilities; each row sums to one."""
+    """float32[B, C]: of each segment, probabilities; each row sums to one, unless several labels may be true at once."""
     scores_BLC: np.ndarray
     """float32[B, L, C]: of each of its clips."""
     memory_BM: np.ndarray
@@ -103,6 +103,7 @@ class Recognizer:
         self.background = model.background
         config = model.config.classifier
         self.remembers = not isinstance(config, PerClipConfig) and config.crt.writer != "none"
+        self.several = config.several
         self._first_memory_M = model.first_memory_M
         self.backbone_graphs = {}
 

@@ -17,7 +17,7 @@ import numpy as np
 from models.checkpoint import Checkpoint
 from models.spec import ClipSpec
 from pipelines.clips import frames_in
-from pipelines.datasets import BACKGROUND, label_at
+from pipelines.datasets import BACKGROUND, label_at, overlap
 from pipelines.evaluate import STEP, Measured, Watched
 from pipelines.metrics import mean_class_accuracy
 
@@ -135,7 +135,7 @@ def timeline(one: Watched, measured: Measured, spec: ClipSpec) -> plt.Figure:
     length = float(one.times_N2[-1, 1])
     seen = thumbnails(one, spec, length)
     rows = [
-        ("true", _runs([label_at(one.video.spans, float(t)) for t in np.arange(0, length, STEP)])),
+        ("true", true(one, length)),
         ("segments", segments(one, measured.labels)),
         ("events", [(event.start, event.end, event.label) for event in one.events]),
     ]
@@ -149,15 +149,36 @@ def timeline(one: Watched, measured: Measured, spec: ClipSpec) -> plt.Figure:
     top.imshow(np.concatenate(seen, 1))
     top.axis("off")
     for row, (_, runs) in enumerate(rows):
-        for start, end, label in runs:
-            below.barh(row, end - start, left=start, color=colours[label], height=0.8)
+        lanes = side_by_side(runs)
+        for lane, (start, end, label) in ((n, run) for n, lane in enumerate(lanes) for run in lane):
+            high = 0.8 / len(lanes)
+            middle = row - 0.4 + (lane + 0.5) * high
+            below.barh(middle, end - start, left=start, color=colours[label], height=high)
             if (end - start) / length > 0.012 * len(label):
-                below.text((start + end) / 2, row, label, ha="center", va="center", fontsize=7)
+                below.text((start + end) / 2, middle, label, ha="center", va="center", fontsize=7)
     below.set(yticks=range(len(rows)), yticklabels=[name for name, _ in rows], xlim=(0, length), xlabel="seconds")
     below.invert_yaxis()
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[label]) for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     return figure
+
+
+def true(one: Watched, length: float) -> list[Run]:
+    """The spans, and the background where there is none; where several overlap, all of them."""
+    if overlap([one.video]):
+        return [(span.start, min(span.end, length), span.label) for span in one.video.spans if span.start < length]
+    return _runs([label_at(one.video.spans, float(t)) for t in np.arange(0, length, STEP)])
+
+
+def side_by_side(runs: Sequence[Run]) -> list[list[Run]]:
+    """As many lanes as it takes for none to lie upon another."""
+    lanes: list[list[Run]] = [[]]
+    for run in sorted(runs):
+        free = next((lane for lane in lanes if not lane or lane[-1][1] <= run[0] + 1e-6), None)
+        if free is None:
+            lanes.append(free := [])
+        free.append(run)
+    return lanes
 
 
 def segments(one: Watched, labels: Sequence[str]) -> list[Run]:

@@ -58,6 +58,8 @@ class _Run(_Strict):
 
 
 class _Header(_Strict):
+    """`more_runs` and `weighed` are there only where several labels may be true at once, so that others' states stay as they were."""
+
     memory: _Count
     classes: _Count
     totals: bool
@@ -69,6 +71,8 @@ class _Header(_Strict):
     frame: _Count
     missing: _Count
     run: _Run | None
+    more_runs: list[_Run] = []
+    weighed: _Count | None = None
     received: float | None
     open: bool
     recent: Annotated[list[_Step], Field(max_length=RECENT)]
@@ -76,14 +80,18 @@ class _Header(_Strict):
 
 def to_bytes(state: StreamState) -> bytes:
     """A few KB, whatever the stream's length."""
-    sampler, run = state.sampler, state.run
+    sampler = state.sampler
+    runs = [
+        {"label": run.label, "start": run.start, "end": run.end, "weighted": run.weighted, "told": run.told}
+        for run in state.runs
+    ]
     classes = 0 if state.totals_C is None else len(state.totals_C)
     header: dict[str, Any] = {
         "memory": len(state.memory_M), "classes": classes, "totals": state.totals_C is not None,
         "segments": state.segments, "clips": state.clips, "origin": sampler.origin, "last": sampler.last,
         "next_tick": sampler.next_tick, "frame": state.frame, "missing": state.missing,
-        "run": None if run is None else
-        {"label": run.label, "start": run.start, "end": run.end, "weighted": run.weighted, "told": run.told},
+        "run": runs[0] if runs else None, **({"more_runs": runs[1:]} if runs[1:] else {}),
+        **({"weighed": state.weighed} if _weighed(state.totals_C) != state.weighed else {}),
         "received": state.received, "open": state.open,
         "recent": [
             {
@@ -102,6 +110,11 @@ def to_bytes(state: StreamState) -> bytes:
         arrays.append(state.totals_C.astype("<f8"))
     arrays += [step.result.scores_C.astype("<f4") for step in state.recent]
     return b"".join([_MAGIC, _LENGTH.pack(len(text)), text, *(array.tobytes() for array in arrays)])
+
+
+def _weighed(totals_C: np.ndarray | None) -> int:
+    """The weights' sum where each segment's scores sum to one."""
+    return 0 if totals_C is None else round(float(totals_C.sum()))
 
 
 def from_bytes(data: bytes, *, memory: int, classes: int) -> StreamState:
@@ -132,8 +145,10 @@ def from_bytes(data: bytes, *, memory: int, classes: int) -> StreamState:
         if not np.isfinite(array).all():
             raise BadState("the state has numbers that are not finite")
         arrays.append(array.astype(kind[1:]))
-    if header.run is not None and header.run.label >= classes:
-        raise BadState(f"the state's event has label {header.run.label} of {classes}")
+    runs = [*filter(None, [header.run]), *header.more_runs]
+    for run in runs:
+        if run.label >= classes:
+            raise BadState(f"the state's event has label {run.label} of {classes}")
     if bool(header.recent) != bool(header.segments) or len(header.recent) > header.segments:
         raise BadState(f"the state has {header.segments} segments and keeps {len(header.recent)} of them")
     steps = tuple(
@@ -145,9 +160,11 @@ def from_bytes(data: bytes, *, memory: int, classes: int) -> StreamState:
         )
         for i, (step, scores_C) in enumerate(zip(header.recent, arrays[1 + header.totals :], strict=True))
     )
+    totals_C = arrays[1] if header.totals else None
     return StreamState(
         memory_M=arrays[0], segments=header.segments, clips=header.clips,
-        sampler=SamplerState(header.origin, header.last, header.next_tick), totals_C=arrays[1] if header.totals else None,
-        run=None if header.run is None else RunState(**header.run.model_dump()), frame=header.frame,
+        sampler=SamplerState(header.origin, header.last, header.next_tick), totals_C=totals_C,
+        weighed=_weighed(totals_C) if header.weighed is None else header.weighed,
+        runs=tuple(RunState(**run.model_dump()) for run in runs), frame=header.frame,
         missing=header.missing, recent=steps, received=header.received, open=header.open,
     )  # fmt: skip

@@ -40,13 +40,9 @@ def weight(index: int, clips: int, *, remembers: bool) -> int:
     return clips * (min(index + 1, FILLED) if remembers else 1)
 
 
-def weighted_mean(totals_C: np.ndarray) -> np.ndarray:
-    """The scores of all of a video, float64[C], from the sum of its segments' scores, each times its weight; zeros of none.
-
-    Every segment's scores sum to one, and so the sum of the totals is that of the weights.
-    """
-    whole = float(totals_C.sum())
-    return totals_C / whole if whole else totals_C
+def weighted_mean(totals_C: np.ndarray, weighed: int) -> np.ndarray:
+    """The scores of all of a video, float64[C], from the sum of its segments' scores, each times its weight, and the sum of the weights."""
+    return totals_C / max(weighed, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,8 +106,10 @@ class StreamState:
     """Position: the first tick that is open, and the times of the first and the latest frame."""
     totals_C: np.ndarray | None = None
     """float64[C]: sum of the segments' scores, each times its weight, see `weight`."""
-    run: RunState | None = None
-    """The event that goes on."""
+    weighed: int = 0
+    """Sum of the segments' weights."""
+    runs: tuple[RunState, ...] = ()
+    """What goes on and is an event, or may become one: one run, or of several labels one each."""
     frame: int = 0
     """Position: number of the first frame that is still needed."""
     missing: int = 0
@@ -131,7 +129,7 @@ class StreamState:
     @property
     def scores_C(self) -> np.ndarray | None:  # noqa: N802
         """float64[C]: of the whole stream so far; None before the first segment."""
-        return None if self.totals_C is None else weighted_mean(self.totals_C)
+        return None if self.totals_C is None else weighted_mean(self.totals_C, self.weighed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +154,15 @@ class Stream:
 
     def __init__(
         self, spec: ClipSpec, segment: int, labels: Sequence[str], background: str | None, state: StreamState,
-        *, events: EventOptions | None = None, remembers: bool = True,
+        *, events: EventOptions | None = None, remembers: bool = True, several: bool = False,
     ) -> None:  # fmt: skip
-        """remembers: whether the model has a memory, which is empty at first: see `weight`."""
+        """remembers: whether the model has a memory, which is empty at first: see `weight`. several: whether it says several labels at once."""
         self.spec, self.segment = spec, segment
         self._remembers = remembers
         self._state = state
         self._sampler = Sampler(spec.rate, state=state.sampler)
         self._clipper = Clipper(spec, state=ClipperState(state.sampler.origin, state.sampler.next_tick))
-        self._tracker = EventTracker(labels, background, events, run=state.run)
+        self._tracker = EventTracker(labels, background, events, runs=state.runs, several=several)
         self._pending: list[tuple[Clip | Span, np.ndarray]] = []
         # Where the stream stood at the end of each clip that is on its way, and at the last frame that was sampled.
         self._after: list[_Mark] = []
@@ -314,27 +312,34 @@ class Stream:
         best_L = scores_LC[:clips].argmax(1).tolist()
         for (clip, _), clip_scores_C, best in zip(self._pending[:clips], scores_LC[:clips], best_L, strict=True):
             for change in self._tracker.push(clip_scores_C, clip.start, clip.end, best=best):
-                if change.state == "updated" and changes and changes[-1].state != "ended":
-                    changes[-1] = replace(changes[-1], event=change.event)  # one word a segment about each event
-                else:
-                    changes.append(change)
-        totals = scores_C.astype(np.float64) * weight(segment.index, clips, remembers=self._remembers)
+                _tell(changes, change)
+        part = weight(segment.index, clips, remembers=self._remembers)
+        totals = scores_C.astype(np.float64) * part
         after, self._after = self._after[clips - 1], self._after[clips:]
         self._pending = self._pending[clips:]
         step = Step(segment.result(scores_C), tuple(changes))
         self._state = replace(
             self._state, memory_M=memory_M, segments=segment.index + 1, clips=self._state.clips + clips,
-            sampler=after.sampler, frame=after.frame, missing=after.missing, run=self._tracker.state(),
-            totals_C=totals if self._state.totals_C is None else self._state.totals_C + totals,
+            sampler=after.sampler, frame=after.frame, missing=after.missing, runs=self._tracker.state(),
+            totals_C=totals if self._state.totals_C is None else self._state.totals_C + totals, weighed=self._state.weighed + part,
             recent=(*self._state.recent, step)[-RECENT:],
         )  # fmt: skip
         return step
 
     def close(self) -> list[EventChange]:
-        """Ends the event that goes on. Part of the state from then on, and of its last step."""
+        """Ends what goes on. Part of the state from then on, and of its last step."""
         changes = self._tracker.flush()
         recent = self._state.recent
         if changes and recent:
             recent = (*recent[:-1], replace(recent[-1], events=(*recent[-1].events, *changes)))
-        self._state = replace(self._state, run=None, recent=recent)
+        self._state = replace(self._state, runs=(), recent=recent)
         return changes
+
+
+def _tell(changes: list[EventChange], change: EventChange) -> None:
+    """Adds a change to a segment's; of one that goes on there is one word a segment."""
+    for at, earlier in enumerate(changes):
+        if change.state == "updated" and earlier.state != "ended" and earlier.event.label == change.event.label:
+            changes[at] = replace(earlier, event=change.event)
+            return
+    changes.append(change)

@@ -31,7 +31,7 @@ from pipelines.backbone import described, ready
 from pipelines.card import card_text, commit, make_card
 from pipelines.clips import Look, StoredClips, cache_clips, cache_features, some_clips
 from pipelines.config import Config, read_config
-from pipelines.datasets import BACKGROUND, SPLITS, Found, LabelledVideo, Problem, complete
+from pipelines.datasets import BACKGROUND, SPLITS, Found, LabelledVideo, Problem, complete, overlap
 from pipelines.device import pick
 from pipelines.features import Seen, extract
 from pipelines.onnx_weights import strip
@@ -223,8 +223,13 @@ def run(
     if until == "features":
         return {}
     complete(found)  # less what could not be decoded
+    if not config.crt.several and (together := overlap(found.of("train"))):
+        log.warning(
+            "several labels at once in %.1f %% of the labelled time: the one that began last is learned; `crt: {several: true}` learns them all",
+            100 * together,
+        )
     labels = [BACKGROUND, *(label for label in found.classes if label != BACKGROUND)]
-    data = {split: sequences(found.of(split), prepared.seen, labels) for split in SPLITS}
+    data = {split: sequences(found.of(split), prepared.seen, labels, several=config.crt.several) for split in SPLITS}
     data["train"] = [replace(s, looks=tuple(prepared.again.get(s.name, ()))) for s in data["train"]]
     classifier = train_crt(config, data, labels)
     write_config(config)  # what went on is what was begun

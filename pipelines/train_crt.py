@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,10 +20,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from models.config import ClassifierConfig
-from models.heads import VideoClassifier
+from models.heads import VideoClassifier, masked_mean, probabilities
 from pipelines import parallel
 from pipelines.config import BadConfig, Config, CrtTraining, begun_with, same_run
-from pipelines.datasets import LabelledVideo, label_at
+from pipelines.datasets import LabelledVideo, label_at, labels_at
 from pipelines.device import pick
 from pipelines.features import Seen
 
@@ -43,15 +43,24 @@ class Example:
     trimmed: bool
     looks: tuple[np.ndarray, ...] = ()
     """float32[N, F] each: features of the same video seen by other cameras in another light."""
+    truth_NC: np.ndarray | None = None
+    """bool[N, C]: all labels that are true of each clip's middle, where several are learned."""
 
 
-def sequences(videos: Iterable[LabelledVideo], seen: Mapping[str, Seen], labels: list[str]) -> list[Example]:
-    """The videos' features, with the label of each clip's middle."""
+def sequences(
+    videos: Iterable[LabelledVideo], seen: Mapping[str, Seen], labels: list[str], *, several: bool = False
+) -> list[Example]:
+    """The videos' features, with the label of each clip's middle, or with several."""
     made = []
     for video in videos:
         one = seen[video.name]
-        targets = np.array([labels.index(label_at(video.spans, time)) for time in one.times_N2.mean(1)])
-        made.append(Example(video.name, one.features_NF.astype(np.float32), targets, video.label is not None))
+        middles = one.times_N2.mean(1).tolist()
+        targets = np.array([labels.index(label_at(video.spans, time)) for time in middles])
+        example = Example(video.name, one.features_NF.astype(np.float32), targets, video.label is not None)
+        if several:
+            true_of = [labels_at(video.spans, time) for time in middles]
+            example = replace(example, truth_NC=np.array([[label in true for label in labels] for true in true_of]))
+        made.append(example)
     return made
 
 
@@ -68,11 +77,13 @@ class Chunk:
     """Labels of what is mixed in; without mixup the same as targets_SBL."""
     share_SB: Tensor
     """The targets' share of the mixture, 1 without mixup."""
+    truth_SBLC: Tensor | None = None
+    """Where several labels are learned, how much each is true, float 0 to 1; what is mixed in is in it."""
 
     def on(self, device: str, lanes: slice) -> "Chunk":
         """Some of its lanes, on a device."""
-        own = (getattr(self, name)[:, lanes].to(device) for name in self.__slots__)
-        return Chunk(*own)
+        own = (getattr(self, name) for name in self.__slots__)
+        return Chunk(*(None if one is None else one[:, lanes].to(device) for one in own))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,8 @@ class Shown:
     """Labels of what is mixed in; without mixup the same as targets."""
     share: float
     """The targets' share of the mixture."""
+    truth_NC: np.ndarray | None = None
+    """float64[N, C], where several labels are learned: how much each is true of the mixture."""
 
     def features(self, part: slice) -> np.ndarray:
         """float32[n, F] of some clips."""
@@ -143,11 +156,14 @@ def mixed(data: Sequence[Example], order: list[int], options: CrtTraining, rng: 
         one = data[index]
         features = _a_look(one, rng)
         if options.mixup == 0 or not one.trimmed:
-            shown.append(Shown(features, None, one.targets, one.targets, 1.0))
+            truth_NC = None if one.truth_NC is None else one.truth_NC.astype(np.float64)
+            shown.append(Shown(features, None, one.targets, one.targets, 1.0, truth_NC))
             continue
         other, share = data[trimmed[int(rng.integers(len(trimmed)))]], float(rng.beta(options.mixup, options.mixup))
-        n = min(len(features), len(other.features))
-        shown.append(Shown(features, _a_look(other, rng), one.targets[:n], other.targets[:n], share))
+        n, truth_NC = min(len(features), len(other.features)), None
+        if one.truth_NC is not None and other.truth_NC is not None:
+            truth_NC = np.where(one.truth_NC[:n], share, 0.0) + np.where(other.truth_NC[:n], 1 - share, 0.0)
+        shown.append(Shown(features, _a_look(other, rng), one.targets[:n], other.targets[:n], share, truth_NC))
     return shown
 
 
@@ -168,19 +184,23 @@ def chunks(data: Sequence[Example], options: CrtTraining, rng: np.random.Generat
     """One epoch, in random order."""
     L, B = options.segment, options.lanes
     shown, lanes, length = _dealt(data, options, rng)
-    width = shown[0].one.shape[1]
+    width, first = shown[0].one.shape[1], shown[0].truth_NC
     for start in range(0, length, options.unroll):
         S = min(options.unroll, length - start)
         inputs = np.zeros((S, B, L, width), np.float32)
         mask, fresh = np.zeros((S, B, L), bool), np.zeros((S, B), bool)
         targets, others = np.full((S, B, L), IGNORE), np.full((S, B, L), IGNORE)
         share = np.ones((S, B), np.float32)
+        truth = None if first is None else np.zeros((S, B, L, first.shape[1]), np.float32)
         for b, lane in enumerate(lanes):
             for s, piece in enumerate(lane[start : start + S]):
                 one, n, part = shown[piece.video], piece.end - piece.start, slice(piece.start, piece.end)
                 inputs[s, b, :n], mask[s, b, :n], fresh[s, b] = one.features(part), True, piece.first
                 targets[s, b, :n], others[s, b, :n], share[s, b] = one.targets[part], one.others[part], one.share
-        yield Chunk(*(torch.from_numpy(a) for a in (inputs, mask, targets, fresh, others, share)))
+                if truth is not None and one.truth_NC is not None:
+                    truth[s, b, :n] = one.truth_NC[part]
+        chunk = Chunk(*(torch.from_numpy(a) for a in (inputs, mask, targets, fresh, others, share)))
+        yield chunk if truth is None else replace(chunk, truth_SBLC=torch.from_numpy(truth))
 
 
 def steps_of(data: Sequence[Example], options: CrtTraining, seed: int, epochs: int) -> int:
@@ -206,7 +226,8 @@ def segment_targets(targets_BL: Tensor, classes: int) -> Tensor:
 def class_weights(data: Sequence[Example], classes: int, power: float, *, balanced: bool = False) -> Tensor:
     """Weights of the loss, rarity to this power: frame-wise accuracy counts frequent labels, mean class accuracy rare ones.
 
-    A class without examples weighs nothing: label smoothing must not teach what there is no reason to say. balanced: as `drawn` draws
+    A class without examples weighs nothing: label smoothing must not teach what there is no reason to say. Where several labels are learned
+    it weighs what the mean one does: nothing else teaches that it is not there. balanced: as `drawn` draws
     trimmed videos then, by which rarity is made up for in part already.
     """
     counts = np.zeros(classes)
@@ -214,10 +235,13 @@ def class_weights(data: Sequence[Example], classes: int, power: float, *, balanc
     for one in data:
         # What is drawn more often counts as if there were more of it.
         often = of_class.sum() / (of_class > 0).sum() / of_class[_class_of(one)] if balanced and one.trimmed else 1.0
-        counts += np.bincount(one.targets, minlength=classes) * often
+        of_one = np.bincount(one.targets, minlength=classes) if one.truth_NC is None else one.truth_NC.sum(0)
+        counts += of_one * often
     there = counts > 0
     weights = np.zeros(classes)
     weights[there] = (counts.sum() / counts[there]) ** power
+    if data[0].truth_NC is not None:
+        weights[~there] = weights[there].mean()
     return torch.tensor(weights / weights[there].mean(), dtype=torch.float32)
 
 
@@ -228,8 +252,10 @@ def _class_of(one: Example) -> int:
 
 def classifier_for(options: CrtTraining, feature_width: int, classes: int) -> VideoClassifier:
     return VideoClassifier(
-        ClassifierConfig(feature_width=feature_width, classes=classes, crt=options.shape, dropout=options.dropout)
-    )
+        ClassifierConfig(
+            feature_width=feature_width, classes=classes, crt=options.shape, dropout=options.dropout, several=options.several
+        )
+    )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -251,7 +277,7 @@ def predict_all(classifier: VideoClassifier, data: Sequence[Example], segment: i
     for s in range(S):
         result = classifier(features[s], memory_BM, mask[s])
         memory_BM = result.memory_BM
-        scores.append(result.logits_BC.softmax(-1))
+        scores.append(probabilities(result.logits_BC, several=classifier.config.several))
     stacked = torch.stack(scores, 1).cpu().numpy()
     return [stacked[b, : -(-len(sequence.features) // segment)] for b, sequence in enumerate(data)]
 
@@ -277,6 +303,12 @@ class Unrolled(nn.Module):
             memory_BM = torch.where(chunk.fresh_SB[s][:, None], initial_BM, memory_BM)
             out = self.classifier(chunk.features_SBLF[s], memory_BM, chunk.mask_SBL[s])
             memory_BM = out.memory_BM.float()
+            if chunk.truth_SBLC is not None:
+                truth_BLC, mask_BL = chunk.truth_SBLC[s], chunk.mask_SBL[s]
+                there_B, whole_BC = mask_BL.any(1), masked_mean(truth_BLC, mask_BL)
+                loss = loss + (self._binary(out.logits_BC, whole_BC) * there_B).sum() / total[s, 0]
+                loss = loss + (self._binary(out.position_logits_BLC, truth_BLC) * mask_BL).sum() / total[s, 1]
+                continue
             for targets_BL, share_B in (
                 (chunk.targets_SBL[s], chunk.share_SB[s]),
                 (chunk.others_SBL[s], 1 - chunk.share_SB[s]),
@@ -293,6 +325,11 @@ class Unrolled(nn.Module):
                 loss = loss + (by_clip_BL * share_B[:, None]).sum() / total[s, 1]
         return loss / len(chunk.features_SBLF), memory_BM
 
+    def _binary(self, logits_XC: Tensor, truth_XC: Tensor) -> Tensor:
+        """The sum over labels, each judged on its own."""
+        loss_XC = F.binary_cross_entropy_with_logits(logits_XC.float(), truth_XC, self.weights_C, reduction="none")
+        return loss_XC.sum(-1)
+
     def _entropy(self, logits_NC: Tensor, targets_N: Tensor, smoothing: float) -> Tensor:
         return F.cross_entropy(
             logits_NC.float(),
@@ -305,7 +342,13 @@ class Unrolled(nn.Module):
 
 
 def totals(chunk: Chunk, weights_C: Tensor) -> Tensor:
-    """Of each segment of a whole chunk, the weights of the segments' and of the clips' targets: float[S, 2], never zero."""
+    """Of each segment of a whole chunk, the weights of the segments' and of the clips' targets: float[S, 2], never zero.
+
+    Where several labels are learned, how many lanes and clips there are: the weights are in the labels' losses.
+    """
+    if chunk.truth_SBLC is not None:
+        there_SBL = chunk.mask_SBL.float()
+        return torch.stack([there_SBL.amax(2).sum(1), there_SBL.sum((1, 2))], 1).clamp(min=1e-6)
 
     def weight(targets_BL: Tensor, share_B: Tensor) -> Tensor:
         weights_BL = torch.where(targets_BL == IGNORE, 0, weights_C[targets_BL.clamp(min=0)])
@@ -416,7 +459,8 @@ def digest_of(examples: Iterable[Example]) -> str:
     found = hashlib.sha256()
     for one in examples:
         found.update(f"{one.name} {one.features.shape} {one.trimmed} {len(one.looks)} ".encode())
-        for part in (one.targets, one.features, *one.looks):
+        truth = () if one.truth_NC is None else (one.truth_NC,)
+        for part in (one.targets, one.features, *one.looks, *truth):
             found.update(np.ascontiguousarray(part).data)
     return found.hexdigest()
 
@@ -427,7 +471,9 @@ def epoch_of(data: Sequence[Example], options: CrtTraining, seed: int, epoch: in
 
 
 def clip_accuracy(classifier: VideoClassifier, data: Sequence[Example], segment: int) -> float:
-    """Share of clips whose segment's best label is theirs."""
-    scores = predict_all(classifier, data, segment)
-    right = [p.argmax(1).repeat(segment)[: len(s.targets)] == s.targets for p, s in zip(scores, data, strict=True)]
+    """Share of clips whose segment's best label is theirs, or one of theirs."""
+    right = []
+    for scores_SC, one in zip(predict_all(classifier, data, segment), data, strict=True):
+        best_N = scores_SC.argmax(1).repeat(segment)[: len(one.targets)]
+        right.append(best_N == one.targets if one.truth_NC is None else one.truth_NC[np.arange(len(best_N)), best_N])
     return float(np.concatenate(right).mean())

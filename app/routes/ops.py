@@ -23,9 +23,10 @@ async def model(request: Request) -> schemas.ModelCard:
     engine: Engine = request.state.engine
     model, spec = engine.recognizer.model, engine.recognizer.spec
     return schemas.ModelCard(
-        name=model.name, digest=model.digest, labels=list(model.labels), background=model.background, rate=spec.rate,
-        frame_size=schemas.Size(width=spec.width, height=spec.height), clip_frames=spec.frames, segment_clips=model.segment,
-        segment_seconds=model.segment * spec.clip_seconds, memory_bytes=model.memory * 4, card=model.card,
+        name=model.name, digest=model.digest, labels=list(model.labels), background=model.background,
+        several=engine.recognizer.several, rate=spec.rate, frame_size=schemas.Size(width=spec.width, height=spec.height),
+        clip_frames=spec.frames, segment_clips=model.segment, segment_seconds=model.segment * spec.clip_seconds,
+        memory_bytes=model.memory * 4, card=model.card,
     )  # fmt: skip
 
 

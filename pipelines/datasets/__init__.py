@@ -19,6 +19,8 @@ from pipelines.datasets.base import (
     Span,
     complete,
     label_at,
+    labels_at,
+    overlap,
     read_spans,
 )
 from pipelines.datasets.folders import ClassFolders
@@ -56,6 +58,8 @@ __all__ = [
     "Table",
     "complete",
     "label_at",
+    "labels_at",
+    "overlap",
     "read_homesim",
     "read_spans",
 ]  # fmt: skip

@@ -87,6 +87,25 @@ def label_at(spans: Iterable[Span], time: float) -> str:
     return found
 
 
+def labels_at(spans: Iterable[Span], time: float) -> set[str]:
+    """All labels at a time, BACKGROUND alone where there is none."""
+    return {span.label for span in spans if span.start <= time < span.end} or {BACKGROUND}
+
+
+def overlap(videos: Iterable[LabelledVideo]) -> float:
+    """Share of untrimmed video's time with a label in which there are several different ones; 0 where there is none."""
+    labelled = several = 0.0
+    for video in videos:
+        if video.label is not None:
+            continue
+        cuts = sorted({time for span in video.spans for time in (span.start, span.end) if math.isfinite(time)})
+        for start, end in pairwise(cuts):
+            true = labels_at(video.spans, start) - {BACKGROUND}
+            labelled += end - start if true else 0.0
+            several += end - start if len(true) > 1 else 0.0
+    return several / labelled if labelled else 0.0
+
+
 def read_spans(path: Path) -> tuple[Span, ...]:
     """Reads `start,end,label` rows, ordered by start. Raises BadDataset naming the file and the row."""
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from models.spec import SMALL
-from pipelines.datasets.base import SPLITS, Found, LabelledVideo, Problem
+from pipelines.datasets.base import SPLITS, Found, LabelledVideo, Problem, overlap
 from pipelines.decode import open_video
 from pipelines.errors import VideoError
 
@@ -41,6 +41,11 @@ class Survey:
         for split in SPLITS:
             if (none := [label for label in found.classes if not counts[label][split]]) and found.of(split):
                 lines += ["", f"Nothing in {split} of {', '.join(none)}."]
+        if together := overlap(found.videos):
+            lines += [
+                "",
+                f"Several labels at once in {together:.1%} of the time that has any: `crt: {{several: true}}` learns them all.",
+            ]
         lines += [
             "",
             f"{len(found.problems)} problems" + (":" if found.problems else "."),
@@ -55,6 +60,7 @@ class Survey:
             "videos": {split: len(self.found.of(split)) for split in SPLITS},
             "hours": {split: round(hours, 4) for split, hours in self.hours.items()},
             "classes": self.counts(),
+            "several_at_once": round(overlap(self.found.videos), 4),
             "problems": [{"code": one.code, "what": one.what, "detail": one.detail} for one in self.found.problems],
         }
 

@@ -19,6 +19,8 @@ from pipelines.datasets import (
     Table,
     complete,
     label_at,
+    labels_at,
+    overlap,
 )
 from pipelines.homesim.make import write_video
 
@@ -163,6 +165,12 @@ def test_untrimmed_annotations_are_frame_ranges(tmp_path):
     assert by_split(found) == {"train": ["P03T01C06"], "validation": ["P19T01C06"], "test": ["P02T01C06"]}
     spans = found.of("test")[0].spans
     assert [(one.start, one.end, one.label) for one in spans] == [(5.0, 7.0, "Walk"), (6.0, 10.0, "Use_telephone")]
+    assert [labels_at(spans, t) for t in (4.99, 6.5, 7.0)] == [
+        {BACKGROUND},
+        {"Walk", "Use_telephone"},
+        {"Use_telephone"},
+    ]
+    assert overlap(found.of("test")) == pytest.approx(1.0 / 5.0)
     assert [label_at(spans, t) for t in (4.99, 5.0, 6.5, 9.99, 10.0)] == [
         BACKGROUND, "Walk", "Use_telephone", "Use_telephone", BACKGROUND,
     ]  # fmt: skip

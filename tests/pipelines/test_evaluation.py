@@ -143,7 +143,7 @@ def test_a_label_is_late_by_the_time_until_it_was_told():
     """At the end of its segment, not when the clip was; an event that is never named has none."""
     times = np.array([[n, n + 1.0] for n in range(6)])
     known = np.array([2.0, 2, 4, 4, 6, 6])
-    said = ["Background", "Background", "Walk", "Walk", "Background", "Background"]
+    said = [{"Background"}, {"Background"}, {"Walk", "Sit"}, {"Walk"}, {"Background"}, {"Background"}]
     spans = [Span(1.5, 4.0, "Walk"), Span(4.5, 6.0, "Sit")]
     assert delays(spans, said, times, known) == [2.5, None]
 
@@ -178,6 +178,27 @@ def test_the_figures_of_untrimmed_video():
     assert (figures["untrimmed_events"], figures["untrimmed_events_noticed"]) == (2, 2)
     assert figures["untrimmed_delay_median"] == 4.0
     assert "drinks_by_gap" not in figures
+
+
+def test_where_several_are_true_any_of_them_is_right():
+    """Talking while walking: the one named is not wrong because the other began later; all that are sure have been noticed."""
+    video = untrimmed([Span(0, 8, "Walk"), Span(4, 8, "Drink.Fromcup")])
+    said = np.array([[0.0, 0.1, 0, 0.9], [0.0, 0.1, 0, 0.9], [0.0, 0.6, 0, 0.9], [0.0, 0.3, 0, 0.9]])
+    one = watched(video, said, 2.0)
+    figures = {
+        several: evaluate.Measured(tuple(LABELS), 2.0, [one], several=several).figures() for several in (False, True)
+    }
+    assert figures[False]["untrimmed_frame_accuracy"] == figures[True]["untrimmed_frame_accuracy"] == 1.0
+    assert [figures[several]["untrimmed_events_noticed"] for several in (False, True)] == [1, 2]
+    true, predicted = evaluate.Measured(tuple(LABELS), 2.0, [one]).moments()
+    assert set(zip(true, predicted, strict=True)) == {("Walk", "Walk")}
+
+
+def test_overlapping_spans_lie_side_by_side_in_a_timeline():
+    runs = [(0.0, 4.0, "Walk"), (2.0, 6.0, "Drink.Fromcup"), (4.0, 8.0, "Walk"), (5.0, 7.0, "Sit")]
+    assert report.side_by_side(runs) == [[runs[0], runs[2]], [runs[1]], [runs[3]]]
+    one = watched(untrimmed([Span(start, end, label) for start, end, label in runs]), one_hot(*["Walk"] * 4), 2.0)
+    assert report.true(one, 7.5) == [*runs[:2], (4.0, 7.5, "Walk"), runs[3]]
 
 
 def test_the_confusion_of_moments_counts_what_was_said_when():

@@ -24,7 +24,7 @@ def busy():
     stream = fresh()
     feed(stream, frames(np.arange(0, 9.7, 1 / 25)), finish=False)
     state = stream.state()
-    assert state.run is not None
+    assert len(state.runs) == 1
     assert state.recent
     assert any(step.events for step in state.recent)
     return state
@@ -37,7 +37,12 @@ def test_what_is_read_is_what_was_written_to_the_bit(busy):
     assert states.to_bytes(again) == data
     assert again.memory_M.tobytes() == busy.memory_M.tobytes()
     assert again.totals_C.tobytes() == busy.totals_C.tobytes()
-    assert (again.sampler, again.run, again.frame, again.missing) == (busy.sampler, busy.run, busy.frame, busy.missing)
+    assert (again.sampler, again.runs, again.frame, again.missing) == (
+        busy.sampler,
+        busy.runs,
+        busy.frame,
+        busy.missing,
+    )
     assert [step.events for step in again.recent] == [step.events for step in busy.recent]
 
 
@@ -45,6 +50,35 @@ def test_a_stream_goes_on_from_bytes_as_from_the_state(busy):
     """The same results, numbers and events."""
     rest = [f for f in frames(np.arange(0, 20, 1 / 25)) if f.time > busy.sampler.last]
     assert told(feed(fresh(read(states.to_bytes(busy))), rest)) == told(feed(fresh(busy), rest))
+
+
+def test_a_state_of_several_labels_at_once_goes_on_as_it_would_have():
+    """Two events in the midst of which it is cut, and scores that do not sum to one: read again, all of it is the same."""
+    times = np.arange(0, 20, 1 / 8)
+
+    def go(cut):
+        stream, steps = fresh(several=True), []
+        for index, start in enumerate(range(0, len(times) - 11, 12)):  # a segment's twelve frames
+            if index == cut:
+                data = states.to_bytes(stream.state())
+                stream = fresh(read(data), several=True)
+                assert states.to_bytes(stream.state()) == data
+            for frame in frames(times[start : start + 12]):
+                for clip in stream.push(frame, stream.take(frame.time)):
+                    if segment := stream.add(clip, np.zeros(1, np.float32)):
+                        scores = np.array([0.0, 0.9, 0.8 if 2 <= index < 9 else 0.1], np.float32)
+                        steps.append(stream.advance(segment, scores, np.tile(scores, (3, 1)), segment.memory_M))
+        events = [(c.state, c.event) for step in steps for c in step.events] + [
+            (c.state, c.event) for c in stream.close()
+        ]
+        return events, stream.state().scores_C.tolist()
+
+    whole = go(None)
+    assert [one.label for state, one in whole[0] if state == "ended"] == ["B", "A"]
+    assert whole[1][1] == pytest.approx(0.9)
+    assert sum(whole[1]) > 1.2
+    for cut in (1, 3, 5, 9, 11):
+        assert go(cut) == whole
 
 
 def test_a_state_is_small_and_does_not_grow():

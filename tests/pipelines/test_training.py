@@ -126,6 +126,51 @@ def test_training_teaches_the_memory_what_to_keep(tmp_path, writer, low, high):
     assert low <= right <= high
 
 
+def test_several_labels_at_once_are_all_learned(tmp_path):
+    """Two things that come and go on their own: each is sure when it is there, also beside the other; one that no example shows never is."""
+    labels = ["Background", "A", "B", "Never"]
+
+    def some(count, rng):
+        made = []
+        for index in range(count):
+            there = rng.integers(2, size=(6, 2)).repeat(4, 0).astype(bool)  # of each segment's four clips
+            x = rng.normal(0, 0.1, (24, 8)).astype(np.float32)
+            x[:, :2] += 2 * there
+            truth = np.stack([~there.any(1), there[:, 0], there[:, 1], np.zeros(24, bool)], 1)
+            made.append(Example(str(index), x, truth.argmax(1), False, truth_NC=truth))
+        return made
+
+    crt = {
+        "width": 32, "memory": 32, "layers": 1, "heads": 2, "hidden": 64, "epochs": 20, "lanes": 8, "unroll": 6,
+        "learning_rate": 5e-3, "feature_noise": 0.0, "dropout": 0.0, "several": True,
+    }  # fmt: skip
+    config = Config(data=HOME, run=tmp_path, name="t", backbone=BACKBONE, crt=crt)
+    rng = np.random.default_rng(0)
+    classifier = train_crt(config, {"train": some(64, rng), "validation": some(8, rng)}, labels)
+    held_out = some(32, rng)
+    scores = np.concatenate(predict_all(classifier, held_out, 4))
+    truth = np.concatenate([one.truth_NC[::4] for one in held_out])
+    assert ((scores >= 0.5) == truth).mean() > 0.97
+    assert truth.sum(1).max() == 2
+    assert scores[:, 3].max() < 0.2
+
+
+def test_mixtures_of_several_labels_are_true_by_their_shares():
+    """Of two trimmed videos, each of one label and one that is always there."""
+    data = [
+        Example(str(k), np.full((4, 2), k, np.float32), np.full(4, k), True, truth_NC=np.tile([k == 0, k == 1, True], (4, 1)))
+        for k in range(2)
+    ]  # fmt: skip
+    options = Config(
+        data=HOME, run=".", name="t", backbone=BACKBONE, crt={"mixup": 0.4, "several": True, "lanes": 2}
+    ).crt
+    for seed in range(5):
+        for chunk in chunks(data, options, np.random.default_rng(seed)):
+            of_one = chunk.features_SBLF[..., 0][chunk.mask_SBL]
+            assert torch.allclose(chunk.truth_SBLC[chunk.mask_SBL][:, 1], of_one, atol=1e-6)
+            assert torch.allclose(chunk.truth_SBLC[chunk.mask_SBL].sum(1), torch.tensor(2.0))
+
+
 def test_an_epoch_shows_every_clip_once_and_starts_each_video_afresh():
     """Whatever the lanes; cut from the first clip on."""
     data = [Example(str(n), np.full((n, 2), n, np.float32), np.full(n, n % 3), False) for n in (3, 8, 9, 17)]
