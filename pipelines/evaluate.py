@@ -237,6 +237,7 @@ class Measured:
             "trimmed_mean_class_accuracy": round(mean, 4),
             "trimmed_top_1": round(top_k(scores_NC, at, 1), 4),
             "trimmed_top_5": round(top_k(scores_NC, at, 5), 4),
+            "trimmed_top_1_segments_alike": round(top_k(replace(self, remembers=False).clips()[2], at, 1), 4),
             "trimmed_segment_mean_class_accuracy": round(by_segment, 4),
             "trimmed_segment_top_1": round(top_k(np.stack(segments), whose, 1), 4),
             "trimmed_segment_top_5": round(top_k(np.stack(segments), whose, 5), 4),

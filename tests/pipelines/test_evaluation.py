@@ -79,6 +79,8 @@ def test_of_a_trimmed_clip_the_last_segments_say_more_where_there_is_a_memory(re
     one = watched(replace(untrimmed([]), label=label), scores, 2.0)
     measured = evaluate.Measured(tuple(LABELS), 2.0, [one], remembers=remembers)
     assert measured.clips()[:2] == ([label], [label])
+    assert measured.figures()["trimmed_top_1"] == 1.0
+    assert measured.figures()["trimmed_top_1_segments_alike"] == float(not remembers)
 
 
 def test_mean_class_accuracy_counts_every_class_alike():
