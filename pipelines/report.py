@@ -150,8 +150,8 @@ def timeline(one: Watched, measured: Measured, spec: ClipSpec) -> plt.Figure:
     top.axis("off")
     for row, (_, runs) in enumerate(rows):
         lanes = side_by_side(runs)
-        for lane, (start, end, label) in ((n, run) for n, lane in enumerate(lanes) for run in lane):
-            high = 0.8 / len(lanes)
+        high = 0.8 / len(lanes)
+        for lane, (start, end, label) in ((number, run) for number, of in enumerate(lanes) for run in of):
             middle = row - 0.4 + (lane + 0.5) * high
             below.barh(middle, end - start, left=start, color=colours[label], height=high)
             if (end - start) / length > 0.012 * len(label):
