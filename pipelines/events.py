@@ -13,6 +13,8 @@ import numpy as np
 
 SURE = 0.5
 """The score from which a label is said, where several may be true at once."""
+MOST = 8
+"""Of them that go on at a time, the surest: a state stays small, also of a model that finds everything true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +104,12 @@ class EventTracker:
         return next((label for label in going if scores_C[best] - scores_C[label] <= self.options.hold), best)
 
     def _said_of_several(self, scores_C: np.ndarray, going: Mapping[int, RunState]) -> list[int]:
-        """All labels but the background's that are sure enough to begin or to go on."""
+        """The labels but the background's that are sure enough to begin or to go on, in their own order."""
         enough_C = [SURE - self.options.hold * (label in going) for label in range(len(self.labels))]
-        sure = np.flatnonzero(scores_C >= enough_C).tolist()
-        return [label for label in sure if self.labels[label] != self.background]
+        sure = [
+            label for label in np.flatnonzero(scores_C >= enough_C).tolist() if self.labels[label] != self.background
+        ]
+        return sorted(sorted(sure, key=lambda label: -scores_C[label])[:MOST])
 
     def _go_on(self, run: RunState) -> list[EventChange]:
         """Keeps a run, and tells of it if it is an event."""

@@ -1,7 +1,7 @@
 """A stream's state as bytes: exact, the same everywhere, and checked like any input when it is read.
 
-    magic, length of the header (uint16), header (JSON), memory (float32[M]), totals (float64[C], if any), the scores of the
-    recent steps (float32[C] each); little-endian
+    magic, length of the header (uint16; uint32 where it is longer, which the magic tells), header (JSON), memory (float32[M]),
+    totals (float64[C], if any), the scores of the recent steps (float32[C] each); little-endian
 
 Numbers in the header are written so that reading gives the very same ones.
 """
@@ -18,8 +18,8 @@ from pipelines.events import Event, EventChange, RunState
 from pipelines.sample import SamplerState
 from pipelines.streaming import RECENT, SegmentResult, Step, StreamState
 
-_MAGIC = b"CRTS1"
-_LENGTH = struct.Struct("<H")
+_SHORT, _LONG = b"CRTS1", b"CRTS2"
+_LENGTHS = {_SHORT: struct.Struct("<H"), _LONG: struct.Struct("<I")}
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -109,7 +109,8 @@ def to_bytes(state: StreamState) -> bytes:
     if state.totals_C is not None:
         arrays.append(state.totals_C.astype("<f8"))
     arrays += [step.result.scores_C.astype("<f4") for step in state.recent]
-    return b"".join([_MAGIC, _LENGTH.pack(len(text)), text, *(array.tobytes() for array in arrays)])
+    magic = _SHORT if len(text) < 1 << 16 else _LONG  # many labels at once may begin and end within a few segments
+    return b"".join([magic, _LENGTHS[magic].pack(len(text)), text, *(array.tobytes() for array in arrays)])
 
 
 def _weighed(totals_C: np.ndarray | None) -> int:
@@ -119,10 +120,11 @@ def _weighed(totals_C: np.ndarray | None) -> int:
 
 def from_bytes(data: bytes, *, memory: int, classes: int) -> StreamState:
     """The state of a stream of a model with this width of memory and number of labels. Raises BadState."""
-    start = len(_MAGIC) + _LENGTH.size
-    if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
+    magic = bytes(data[: len(_SHORT)])
+    length = _LENGTHS.get(magic)
+    if length is None or len(data) < (start := len(magic) + length.size):
         raise BadState("this is no state of a stream, or of another version")
-    end = start + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+    end = start + length.unpack_from(data, len(magic))[0]
     try:
         header = _Header.model_validate_json(data[start:end])
     except ValidationError as error:
@@ -161,10 +163,13 @@ def from_bytes(data: bytes, *, memory: int, classes: int) -> StreamState:
         for i, (step, scores_C) in enumerate(zip(header.recent, arrays[1 + header.totals :], strict=True))
     )
     totals_C = arrays[1] if header.totals else None
+    weighed = _weighed(totals_C) if header.weighed is None else header.weighed
+    if totals_C is not None and not (totals_C.min() >= 0 and totals_C.max() <= weighed + 0.5):
+        raise BadState(f"the state's scores are none: a sum of {totals_C.max():g} of segments that count {weighed}")
     return StreamState(
         memory_M=arrays[0], segments=header.segments, clips=header.clips,
         sampler=SamplerState(header.origin, header.last, header.next_tick), totals_C=totals_C,
-        weighed=_weighed(totals_C) if header.weighed is None else header.weighed,
+        weighed=weighed,
         runs=tuple(RunState(**run.model_dump()) for run in runs), frame=header.frame,
         missing=header.missing, recent=steps, received=header.received, open=header.open,
     )  # fmt: skip

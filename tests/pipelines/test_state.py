@@ -2,14 +2,17 @@
 
 import contextlib
 import random
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipelines import state as states
+from pipelines.events import EventOptions
 from pipelines.state import BadState
-from pipelines.streaming import StreamState
-from tests.pipelines.test_streaming import LABELS, feed, frames, fresh, told
+from pipelines.streaming import Stream, StreamState
+from tests.pipelines.test_streaming import LABELS, SPEC, feed, frames, fresh, told
 
 MEMORY, CLASSES = 2, len(LABELS)
 
@@ -91,6 +94,33 @@ def test_a_state_is_small_and_does_not_grow():
     assert sizes[1] - sizes[0] < 64
     large = StreamState(memory_M=np.zeros(512, np.float32), totals_C=np.zeros(400))
     assert len(states.to_bytes(large)) < 6000
+
+
+def test_a_state_of_many_labels_that_all_flicker_is_read_again():
+    """More than 65,535 bytes of events in its last segments; of all labels that are sure, eight are said at a time."""
+    labels = ("Background", *(f"A label with a rather long name, number {n}" for n in range(200)))
+    options = {"several": True, "events": EventOptions(shortest=0.0)}
+    stream = Stream(SPEC, 64, labels, "Background", StreamState(memory_M=np.zeros(2, np.float32)), **options)
+    for number, frame in enumerate(frames(np.arange(0, 200, 1 / 8))):
+        for clip in stream.push(frame, stream.take(frame.time), number):
+            if segment := stream.add(clip, np.zeros(1, np.float32)):
+                by_clip = np.zeros((64, 201), np.float32)
+                by_clip[::2, 1:] = 0.9
+                step = stream.advance(segment, by_clip.mean(0), by_clip, segment.memory_M)
+    assert Counter(change.state for change in step.events) == {"started": 256, "ended": 256}
+    data = states.to_bytes(stream.state())
+    assert len(data) > 1 << 16
+    again = states.from_bytes(data, memory=2, classes=201)
+    assert states.to_bytes(again) == data
+    with pytest.raises(BadState):
+        states.from_bytes(data[:70_000], memory=2, classes=201)
+
+
+def test_a_state_whose_scores_are_none_is_refused(busy):
+    """Less than nothing, or more than its segments can have."""
+    for totals in (-busy.totals_C, busy.totals_C * np.array([1, 1, 3])):
+        with pytest.raises(BadState, match="scores"):
+            read(states.to_bytes(replace(busy, totals_C=totals)))
 
 
 def test_a_state_that_was_cut_or_changed_is_refused(busy):
