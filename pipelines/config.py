@@ -59,7 +59,9 @@ class CrtTraining(_Section):
     """L, clips in a segment."""
     reader: ReaderName = "cross_attention"
     writer: WriterName = "gru"
-    several: bool = False
+    several: bool = Field(
+        default=False, exclude_if=lambda several: not several
+    )  # so that runs that began without the choice go on
     """Learns all labels that are true of a clip, each by a probability of its own (binary cross-entropy); else the one that began last."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     epochs: Annotated[int, Field(gt=0)] = 24
@@ -76,7 +78,7 @@ class CrtTraining(_Section):
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Parameter of the beta distribution by which features and labels of trimmed videos are mixed in pairs; 0 mixes none."""
     balance: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Weights of the loss: a class's rarity to this power. 0 weighs clips alike, 1 classes."""
+    """Weights of the loss: a class's rarity to this power. 0 weighs clips alike, 1 classes. Of several labels, also where a label is not true."""
     sampling: Literal["once", "balanced"] = "once"
     """An epoch shows each video once; or, balanced, trimmed ones of all classes equally often."""
     shift: bool = True

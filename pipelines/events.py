@@ -14,7 +14,7 @@ import numpy as np
 SURE = 0.5
 """The score from which a label is said, where several may be true at once."""
 MOST = 8
-"""Of them that go on at a time, the surest: a state stays small, also of a model that finds everything true."""
+"""Of them at a time, those that went on before others: a state stays small, also of a model that finds everything true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class EventTracker:
         sure = [
             label for label in np.flatnonzero(scores_C >= enough_C).tolist() if self.labels[label] != self.background
         ]
-        return sorted(sorted(sure, key=lambda label: -scores_C[label])[:MOST])
+        return sorted(sorted(sure, key=lambda label: (label not in going, -scores_C[label]))[:MOST])
 
     def _go_on(self, run: RunState) -> list[EventChange]:
         """Keeps a run, and tells of it if it is an event."""

@@ -7,7 +7,7 @@
     backbone.onnx          clips uint8[N, T, H, W, 3] -> features float32[N, F]
     crt.onnx               features float32[B, L, F], memory, mask -> as recognizer.onnx
     recognizer.int8.onnx   with --integers: recognizer.onnx with the backbone's convolutions in 8 bits
-    signature.json         the model's name and digest, labels, rate, sizes, and the memory with which a stream begins
+    signature.json         the model's name and digest, labels, whether several may be true at once, rate, sizes, and the first memory
 
 The mask is True where a clip is; absent ones, as in a stream's last segment, may hold any numbers. The next memory goes in with the next
 segment: it is all of a stream's state. Equal to torch within 1e-4. recognizer.onnx is the other two in one; with crt.onnx
@@ -88,7 +88,8 @@ def export(model: Checkpoint, folder: Path, *, clips: Sequence[Pixels] = ()) -> 
         )
     signature = {
         "name": model.name, "digest": model.digest, "labels": list(model.labels), "background": model.background,
-        "clip": spec.to_dict() | {"layout": "T, H, W, RGB", "type": "uint8"}, "segment": L, "memory": model.memory,
+        "several": classifier.config.several, "segment": L, "memory": model.memory,
+        "clip": spec.to_dict() | {"layout": "T, H, W, RGB", "type": "uint8"},
         "first_memory": [float(number) for number in classifier.initial_memory(1)[0]],
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

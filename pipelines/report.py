@@ -164,7 +164,7 @@ def timeline(one: Watched, measured: Measured, spec: ClipSpec) -> plt.Figure:
 
 
 def true(one: Watched, length: float) -> list[Run]:
-    """The spans, and the background where there is none; where several overlap, all of them."""
+    """What is true, the background included; where spans overlap, all of them without it."""
     if overlap([one.video]):
         return [(span.start, min(span.end, length), span.label) for span in one.video.spans if span.start < length]
     return _runs([label_at(one.video.spans, float(t)) for t in np.arange(0, length, STEP)])

@@ -20,7 +20,7 @@ from pipelines.streaming import RECENT, SegmentResult, Step, StreamState
 
 _SHORT, _LONG = b"CRTS1", b"CRTS2"
 _LENGTHS = {_SHORT: struct.Struct("<H"), _LONG: struct.Struct("<I")}
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, le=1 << 53)]
 
 
 class BadState(CrtError):  # noqa: N818 - named after what is wrong

@@ -338,8 +338,9 @@ class Stream:
 
 def _tell(changes: list[EventChange], change: EventChange) -> None:
     """Adds a change to a segment's; of one that goes on there is one word a segment."""
-    for at, earlier in enumerate(changes):
-        if change.state == "updated" and earlier.state != "ended" and earlier.event.label == change.event.label:
-            changes[at] = replace(earlier, event=change.event)
-            return
-    changes.append(change)
+    same = (at for at in reversed(range(len(changes))) if changes[at].event.label == change.event.label)
+    latest = next(same, None)
+    if change.state == "updated" and latest is not None and changes[latest].state != "ended":
+        changes[latest] = replace(changes[latest], event=change.event)
+    else:
+        changes.append(change)

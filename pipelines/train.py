@@ -212,6 +212,11 @@ def run(
     found = config.data.find()
     if until != "features":
         complete(found)
+    if not config.crt.several and (together := overlap(found.of("train"))):
+        log.warning(
+            "several labels at once in %.1f %% of the labelled time: the one that began last is learned; `crt: {several: true}` learns them all",
+            100 * together,
+        )
     if until == "backbone":
         if config.backbone.training is not None:
             files, problems = kept_clips(config, found)
@@ -223,11 +228,6 @@ def run(
     if until == "features":
         return {}
     complete(found)  # less what could not be decoded
-    if not config.crt.several and (together := overlap(found.of("train"))):
-        log.warning(
-            "several labels at once in %.1f %% of the labelled time: the one that began last is learned; `crt: {several: true}` learns them all",
-            100 * together,
-        )
     labels = [BACKGROUND, *(label for label in found.classes if label != BACKGROUND)]
     data = {split: sequences(found.of(split), prepared.seen, labels, several=config.crt.several) for split in SPLITS}
     data["train"] = [replace(s, looks=tuple(prepared.again.get(s.name, ()))) for s in data["train"]]

@@ -41,8 +41,9 @@ class Timeline:
                 )
                 self._latency = message["latency"] if message["latency"] is not None else self._latency
             case "event":
-                if self._events and _key(self._events[-1]) == _key(message):
-                    self._events[-1] = message
+                keys = [_key(event) for event in self._events]  # more than one may go on at once
+                if _key(message) in keys:
+                    self._events[keys.index(_key(message))] = message
                 else:
                     self._events.append(message)
             case "dropped":

@@ -93,12 +93,17 @@ def labels_at(spans: Iterable[Span], time: float) -> set[str]:
 
 
 def overlap(videos: Iterable[LabelledVideo]) -> float:
-    """Share of untrimmed video's time with a label in which there are several different ones; 0 where there is none."""
+    """Share of untrimmed video's time with a label in which there are several different ones; 0 where there is none.
+
+    A span without an end counts as if it ended a second after the last time that is given.
+    """
     labelled = several = 0.0
     for video in videos:
         if video.label is not None:
             continue
-        cuts = sorted({time for span in video.spans for time in (span.start, span.end) if math.isfinite(time)})
+        times = {time for span in video.spans for time in (span.start, span.end)}
+        last = max((time for time in times if math.isfinite(time)), default=0.0)
+        cuts = sorted(min(time, last + 1) for time in times)
         for start, end in pairwise(cuts):
             true = labels_at(video.spans, start) - {BACKGROUND}
             labelled += end - start if true else 0.0

@@ -636,6 +636,23 @@ def test_the_timeline_shows_now_and_what_was(straight):
     assert "2.0 - 9.0 s  walk  50%" in text.splitlines()[-1]
 
 
+def test_events_that_go_on_at_once_have_a_row_each():
+    """Told in turns; the row that began is the one that ends."""
+    timeline = Timeline(StreamClient("http://127.0.0.1:9", "s", **QUICK), None)
+    for n in range(5):
+        for label in ("walk", "talk"):
+            state = "started" if n == 0 else "ended" if n == 4 else "updated"
+            timeline.take(
+                {"type": "event", "state": state, "label": label, "start": 1.0, "end": 2.0 + n, "confidence": 0.5}
+            )
+    console = Console(width=100, force_terminal=False, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(timeline)
+    text = console.export_text()
+    console.file.close()
+    assert (text.count("walk"), text.count("talk"), text.count("1.0 - 6.0 s")) == (1, 1, 2)
+    assert not [line for line in text.splitlines() if "alk" in line and "..." in line]
+
+
 # Against the real service
 
 

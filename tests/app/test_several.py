@@ -94,6 +94,7 @@ def test_it_says_both_and_a_stream_that_is_cut_off_goes_on_in_the_midst_of_two_e
         first = client.post(
             "/v1/streams/lamps/clips", content=(tmp_path / "first.mp4").read_bytes(), headers=headers
         ).json()
+    assert [event["label"] for event in whole["events"]] == ["left", "right"]
     starts = {event["label"]: event["start"] for event in whole["events"]}
     ends = {event["label"]: event["end"] for event in whole["events"]}
     assert starts == pytest.approx({"left": 6, "right": 12}, abs=1.0)
@@ -113,6 +114,7 @@ def test_it_says_both_and_a_stream_that_is_cut_off_goes_on_in_the_midst_of_two_e
             "/v1/streams/lamps/clips", content=(tmp_path / "second.mp4").read_bytes(), headers=headers,
             params={"start": position, "end": True},
         ).json()  # fmt: skip
+    assert len(second["events"]) == 2
     events = {event["label"]: (event["start"], event["end"]) for event in second["events"]}
     assert events == {label: pytest.approx((starts[label], ends[label]), abs=0.51) for label in starts}
 

@@ -1,8 +1,10 @@
 """Data sets of each kind: which videos, labels and splits they have, and what they say of what is wrong."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from pipelines.datasets import (
     Leak,
     Smarthome,
     SmarthomeUntrimmed,
+    Span,
     Table,
     complete,
     label_at,
@@ -171,6 +174,8 @@ def test_untrimmed_annotations_are_frame_ranges(tmp_path):
         {"Use_telephone"},
     ]
     assert overlap(found.of("test")) == pytest.approx(1.0 / 5.0)
+    open_ended = replace(found.of("test")[0], spans=(Span(0.0, math.inf, "Walk"), Span(4.0, math.inf, "Read")))
+    assert overlap([open_ended]) > 0
     assert [label_at(spans, t) for t in (4.99, 5.0, 6.5, 9.99, 10.0)] == [
         BACKGROUND, "Walk", "Use_telephone", "Use_telephone", BACKGROUND,
     ]  # fmt: skip

@@ -124,6 +124,18 @@ def test_a_label_of_several_goes_on_until_it_is_clearly_less_sure():
     ]
 
 
+def test_more_labels_than_go_on_at_a_time_do_not_end_each_other():
+    """Ten are true throughout, about equally: eight of them are said, from the first to the last moment."""
+    labels = ("Background", *map(str, range(10)))
+    rng = np.random.default_rng(0)
+    tracker, changes = EventTracker(labels, "Background", several=True), []
+    for n in range(40):
+        changes += tracker.push(np.array([0.0, *rng.uniform(0.85, 0.95, 10)]), n / 2, n / 2 + 0.5)
+    changes += tracker.flush()
+    ended = [c.event for c in changes if c.state == "ended"]
+    assert [(event.start, event.end) for event in ended] == [(0.0, 20.0)] * 8
+
+
 def test_a_tracker_of_several_labels_goes_on_from_its_state():
     """Cut anywhere, in the midst of two events too, the changes are the same."""
     segments = [

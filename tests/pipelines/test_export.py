@@ -102,6 +102,7 @@ def test_the_signature_says_all_that_a_caller_needs(exported, model):
         model.memory,
     )
     assert signature["labels"] == list(model.labels)
+    assert signature["several"] is False
     assert signature["clip"]["rate"] == model.spec.rate
     inputs = {one.name: one.shape[1:] for one in session(exported / export.RECOGNIZER).get_inputs()}
     clip = [signature["clip"][side] for side in ("frames", "height", "width")]

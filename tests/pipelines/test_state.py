@@ -116,6 +116,15 @@ def test_a_state_of_many_labels_that_all_flicker_is_read_again():
         states.from_bytes(data[:70_000], memory=2, classes=201)
 
 
+def test_a_count_beyond_all_numbers_is_refused(busy):
+    """Which no float can hold."""
+    data = states.to_bytes(busy)
+    header = data[7 : 7 + int.from_bytes(data[5:7], "little")]
+    changed = header[:-1] + b',"weighed":1' + b"0" * 400 + b"}"
+    with pytest.raises(BadState, match="weighed"):
+        read(data[:5] + len(changed).to_bytes(2, "little") + changed + data[7 + len(header) :])
+
+
 def test_a_state_whose_scores_are_none_is_refused(busy):
     """Less than nothing, or more than its segments can have."""
     for totals in (-busy.totals_C, busy.totals_C * np.array([1, 1, 3])):

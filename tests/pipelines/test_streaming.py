@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models.spec import ClipSpec
+from pipelines.events import EventOptions
 from pipelines.frames import Frame
 from pipelines.streaming import Stream, StreamState
 
@@ -104,6 +105,22 @@ def test_a_whole_videos_scores_are_a_mean_in_which_an_empty_memory_counts_less(r
     wanted = sum(step.result.scores_C * part for step, part in zip(steps, expected, strict=True)) / sum(expected)
     np.testing.assert_allclose(stream.state().scores_C, wanted, atol=1e-6)
     assert fresh().state().scores_C is None
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_begins_again_within_a_segment_is_told_apart(several):
+    """A, B, A and A, a clip each: the first A ends as it was, and the second one is one word, about all of it."""
+    stream = Stream(
+        SPEC, 4, LABELS, "Background", StreamState(memory_M=np.zeros(2, np.float32)), events=EventOptions(shortest=0.5), several=several
+    )  # fmt: skip
+    by_clip = np.float32([[0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.1, 0.9, 0.1], [0.1, 0.9, 0.1]])
+    for frame in frames(np.arange(0, 2.1, 1 / 8)):
+        for clip in stream.push(frame, stream.take(frame.time)):
+            if segment := stream.add(clip, np.zeros(1, np.float32)):
+                step = stream.advance(segment, by_clip.mean(0), by_clip, segment.memory_M)
+    assert [(c.state, c.event.label, c.event.start, c.event.end) for c in step.events] == [
+        ("started", "A", 0.0, 0.5), ("ended", "A", 0.0, 0.5), ("started", "B", 0.5, 1.0), ("ended", "B", 0.5, 1.0), ("started", "A", 1.0, 2.0),
+    ]  # fmt: skip
 
 
 def test_a_gap_ends_a_clip_and_no_segment_lies_about_time():

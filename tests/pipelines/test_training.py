@@ -155,6 +155,30 @@ def test_several_labels_at_once_are_all_learned(tmp_path):
     assert scores[:, 3].max() < 0.2
 
 
+def test_a_run_that_began_before_there_was_a_choice_of_several_goes_on(tmp_path):
+    """Its file does not say; what it says is not held against it. One that learns several is another run, also with the same features."""
+    rng = np.random.default_rng(0)
+    data = {"train": recall_task(rng, 4), "validation": recall_task(rng, 2)}
+    crt = {"width": 16, "memory": 16, "layers": 1, "heads": 2, "hidden": 16, "epochs": 1, "lanes": 2}
+    config = Config(data=HOME, run=tmp_path, name="t", backbone=BACKBONE, crt=crt)
+    train_crt(config, data, ["Background", "A", "B"])
+    assert "several" not in torch.load(tmp_path / "crt-gru.pt", weights_only=True)["options"]
+    train_crt(config, data, ["Background", "A", "B"])
+    truth = {
+        split: [replace(one, truth_NC=np.eye(3, dtype=bool)[one.targets]) for one in some]
+        for split, some in data.items()
+    }
+    for crt_of, given in ((crt | {"several": True}, truth), (crt, truth)):
+        with pytest.raises(BadConfig, match="begun otherwise"):
+            train_crt(
+                config.model_copy(
+                    update={"crt": Config(data=HOME, run=tmp_path, name="t", backbone=BACKBONE, crt=crt_of).crt}
+                ),
+                given,
+                ["Background", "A", "B"],
+            )
+
+
 def test_mixtures_of_several_labels_are_true_by_their_shares():
     """Of two trimmed videos, each of one label and one that is always there."""
     data = [
