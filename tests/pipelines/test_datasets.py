@@ -146,6 +146,7 @@ def test_the_untrimmed_sets_published_splits(tmp_path, protocol, test, cameras_o
     found = SmarthomeUntrimmed(folder=tmp_path, protocol=protocol, annotations=published).find()
     assert len(found.videos) == 536
     assert sum(len(video.spans) for video in found.videos) == 41_288
+    assert overlap(found.videos) == pytest.approx(0.1345, abs=5e-5)  # as docs/training.md says
     assert {video.name for video in found.of("test")} == {n for n, v in actions.items() if v["subset"] == "testing"}
     assert len(found.of("test")) == test
     assert {video.group for video in found.of("test")} == cameras_or_people

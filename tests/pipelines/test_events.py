@@ -12,9 +12,9 @@ def scores(background=0.0, walk=0.0, fall=0.0):
     return np.array([background, walk, fall])
 
 
-def run(segments, **options):
+def run(segments, *, several=False, **options):
     """All changes over segments of two seconds, as (state, label, start, end)."""
-    tracker = EventTracker(LABELS, "Background", EventOptions(**options))
+    tracker = EventTracker(LABELS, "Background", EventOptions(**options), several=several)
     changes = [c for i, s in enumerate(segments) for c in tracker.push(s, 2.0 * i, 2.0 * i + 2)] + tracker.flush()
     return [(c.state, c.event.label, c.event.start, c.event.end) for c in changes]
 
@@ -91,17 +91,11 @@ def test_a_tracker_goes_on_from_its_state():
         assert [(c.state, c.event.label, c.event.start, c.event.end) for c in changes] == whole
 
 
-def run_several(segments, **options):
-    """As run, where several labels may be true at once."""
-    tracker = EventTracker(LABELS, "Background", EventOptions(**options), several=True)
-    changes = [c for i, s in enumerate(segments) for c in tracker.push(s, 2.0 * i, 2.0 * i + 2)] + tracker.flush()
-    return [(c.state, c.event.label, c.event.start, c.event.end) for c in changes]
-
-
 def test_labels_that_may_be_true_at_once_have_events_of_their_own():
     """They overlap; the background is none however sure it is, and neither is what is not sure."""
-    changes = run_several(
-        [scores(background=0.9, fall=0.49), scores(walk=0.9), scores(walk=0.7, fall=0.8), scores(fall=0.9)]
+    changes = run(
+        [scores(background=0.9, fall=0.49), scores(walk=0.9), scores(walk=0.7, fall=0.8), scores(fall=0.9)],
+        several=True,
     )
     assert changes == [
         ("started", "Walk", 2.0, 4.0),
@@ -116,9 +110,9 @@ def test_labels_that_may_be_true_at_once_have_events_of_their_own():
 def test_a_label_of_several_goes_on_until_it_is_clearly_less_sure():
     """More than `hold` below a half; another label that is surer does not end it."""
     wavering = [scores(walk=0.6), scores(walk=0.42, fall=0.9), scores(walk=0.6)]
-    ends = [c[1:] for c in run_several(wavering) if c[0] == "ended"]
+    ends = [c[1:] for c in run(wavering, several=True) if c[0] == "ended"]
     assert ends == [("Fall", 2.0, 4.0), ("Walk", 0.0, 6.0)]
-    assert [c[1:] for c in run_several(wavering, hold=0.05) if c[0] == "ended" and c[1] == "Walk"] == [
+    assert [c[1:] for c in run(wavering, several=True, hold=0.05) if c[0] == "ended" and c[1] == "Walk"] == [
         ("Walk", 0.0, 2.0),
         ("Walk", 4.0, 6.0),
     ]
@@ -145,7 +139,7 @@ def test_a_tracker_of_several_labels_goes_on_from_its_state():
         scores(fall=0.9),
         scores(fall=0.1),
     ]
-    whole = run_several(segments)
+    whole = run(segments, several=True)
     for cut in range(len(segments) + 1):
         tracker, changes = EventTracker(LABELS, "Background", several=True), []
         for i, s in enumerate(segments):
