@@ -74,7 +74,7 @@ class Options(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 1
     """of everything that is drawn"""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """of matrix products in training; evaluation is in float32"""
+    """of matrix products in training, and fp32 where the machine has none in bfloat16; evaluation is in float32"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where there is one"""
 
@@ -102,6 +102,10 @@ class Options(BaseModel):
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 words += [f"--{name.replace('_', '-')}", shlex.quote(text)]
         return " ".join(words)
+
+    def either(self) -> tuple[str, str]:
+        """The command in both precisions: results are taken for the same."""
+        return tuple(self.model_copy(update={"precision": one}).command() for one in ("bf16", "fp32"))  # type: ignore[return-value]
 
     def name(self) -> str:
         """Of the run's folder."""

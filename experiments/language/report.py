@@ -39,8 +39,7 @@ def spread(values: Sequence[float]) -> str:
 
 def entry(results: Results, o: Options) -> dict[str, Any] | None:
     """What is kept of this run, made in either precision."""
-    same = (o.model_copy(update={"precision": precision}).command() for precision in ("bf16", "fp32"))
-    return next((results[command] for command in same if command in results), None)
+    return next((results[command] for command in o.either() if command in results), None)
 
 
 def of(results: Results, o: Options, field: str = "test_ppl") -> list[float]:

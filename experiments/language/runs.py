@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from experiments.language.options import Options, parse
-from experiments.language.train import CURVES, RESULTS, RUNS, read_lines
+from experiments.language.train import CURVES, RESULTS, RUNS, native, read_lines
 from pipelines.command import count
 
 SIXTEEN = {
@@ -130,8 +130,7 @@ def main() -> int:
     parser.add_argument(
         "--precision",
         choices=("bf16", "fp32"),
-        default="bf16",
-        help="fp32 where products in bfloat16 are slow (default: bf16)",
+        help="default: bf16 where the machine multiplies in it, else fp32",
     )
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of checkpoints and logs (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of results (default: beside this program)")
@@ -140,11 +139,9 @@ def main() -> int:
     if unknown := set(options.groups) - set(GROUPS):
         parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     wanted = options.groups or [name for name in GROUPS if name != "full"]
-    precision = {"precision": options.precision}
+    precision = {"precision": options.precision or native("auto")}
     runs = [run.model_copy(update=precision) for name in wanted for run in GROUPS[name]()]
-    done = {
-        parse(entry["command"]).model_copy(update=precision).command() for entry in read_lines(options.results)
-    }  # in either precision
+    done = {command for entry in read_lines(options.results) for command in parse(entry["command"]).either()}
     if options.list:
         for run in runs:
             print("done" if run.command() in done else "    ", run.command())

@@ -14,6 +14,7 @@ from experiments.language.options import BadOptions, Options, parse
 from experiments.language.runs import GROUPS
 from experiments.language.text import Corpus
 from experiments.language.train import Training, main, read_lines
+from pipelines import device
 
 FIELDS = [
     "variant", "read", "write", "layers", "d_model", "segment", "seed", "params", "epochs", "device", "train_seconds",
@@ -71,6 +72,21 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder: Path, variant: 
         for runs in ("whole", "runs")
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_products_are_in_what_the_machine_has_unless_the_command_says(folder: Path, tmp_path: Path, monkeypatch):
+    """And a run that was made in the one is not made again in the other, unless it is asked for."""
+    monkeypatch.setattr(device, "_PROCESSOR", tmp_path / "cpuinfo")
+    monkeypatch.setattr(device, "_DRIVER", tmp_path / "no driver")
+    unsaid, made = SMALL.removesuffix("--precision fp32") + " --segment 5 --epochs 1", []
+    for flags, precision in (("avx2", ""), ("avx512_bf16", ""), ("avx512_bf16", " --precision bf16")):
+        (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
+        call(folder, unsaid + precision)
+        made.append([parse(entry["command"]).precision for entry in read_lines(folder / "runs.jsonl")])
+    assert made == [["fp32"], ["fp32"], ["fp32", "bf16"]]
+    call(folder, unsaid, "elsewhere")
+    (entry,) = read_lines(folder / "elsewhere.jsonl")
+    assert parse(entry["command"]).precision == "bf16"
 
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(folder: Path):
