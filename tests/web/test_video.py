@@ -138,3 +138,18 @@ def test_a_service_that_is_away_is_told_and_tried_again(open_page):
     error.get_by_role("button", name="Try again").click()
     page.get_by_text("labelled in").wait_for()
     EXPECT(error).to_have_count(0)
+
+
+def test_of_several_labels_one_that_is_unlikely_is_not_shown_as_an_event(open_page):
+    """Before the service has told one: the best of labels that are each true or not may be none. One of one is shown as it looks so far."""
+    shown = """async ([model, scores]) => {
+      const { Record } = await import("/web/js/record.js");
+      const record = new Record();
+      scores.forEach((score, index) =>
+        record.take({ type: "segment", index, start: index, end: index + 1, labels: [{ label: "Walk", score }] }));
+      return record.shown(model).map(({ start, end }) => [start, end]);
+    }"""
+    page, scores = open_page(), [0.6, 0.3, 0.2, 0.7, 0.5]
+    assert page.evaluate(shown, [{"background": None, "several": True}, scores]) == [[0, 1], [3, 5]]
+    assert page.evaluate(shown, [{"background": None, "several": False}, scores]) == [[0, 5]]
+    assert page.evaluate(shown, [{"background": "Walk", "several": False}, scores]) == []

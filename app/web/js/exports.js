@@ -17,8 +17,8 @@ const stamp = (seconds) => {
 };
 
 // Subtitles count from the video's beginning.
-export function vtt(record, background, origin = 0) {
-  const cues = record.shown(background).map(({ start, end, label, confidence }, i) =>
+export function vtt(record, model, origin = 0) {
+  const cues = record.shown(model).map(({ start, end, label, confidence }, i) =>
     `${i + 1}\n${stamp(start - origin)} --> ${stamp(end - origin)}\n${label} (${Math.round(confidence * 100)} %)\n`);
   return `WEBVTT\n\n${cues.join("\n")}`;
 }

@@ -28,7 +28,7 @@ export function eventList(record, onPick) {
   const empty = h("p", { class: "muted pad-s" }, "Nothing has happened yet.");
   const kept = new Map();
   const draw = () => {
-    const shown = record.shown(card?.background);
+    const shown = record.shown(card ?? {});
     empty.hidden = shown.length > 0;
     const wanted = new Set(shown.map((one) => `${one.label} ${one.start.toFixed(3)}`));
     for (const [name, row] of kept) if (!wanted.has(name)) [row.item.remove(), kept.delete(name)];
@@ -92,7 +92,7 @@ export function downloads(name, record, { result = () => null, origin = () => 0 
   return h("div", { class: "row", role: "group", "aria-label": "Download" },
     button("JSON", () => files.json(record, result()), "application/json", "json"),
     button("CSV", () => files.csv(record), "text/csv", "csv"),
-    button("WebVTT", () => files.vtt(record, card?.background, origin()), "text/vtt", "vtt"));
+    button("WebVTT", () => files.vtt(record, card ?? {}, origin()), "text/vtt", "vtt"));
 }
 
 // The same by program: what is on the screen, as commands.

@@ -1,5 +1,6 @@
 // What is known of one run, a video's or a stream's: segments by index, events, memories. Views draw it; it knows no view.
 
+const SURE = 0.5; // the score from which one of several labels is said, as in pipelines/events.py
 const MOST = 20_000; // segments: eleven hours of two seconds each
 
 export class Record extends EventTarget {
@@ -74,11 +75,12 @@ export class Record extends EventTarget {
     this.#changed();
   }
 
-  // Events as told; before that, runs of one label as they look so far.
-  shown(background) {
+  // Events as told; before that, runs of one label as they look so far. Of a model's several labels the best may still be unlikely.
+  shown({ background, several } = {}) {
     if (this.#told) return this.events;
     const runs = [];
     for (const { start, end, labels: [best] } of this.segments) {
+      if (several && best.score < SURE) continue;
       const last = runs.at(-1);
       if (last && last.label === best.label && Math.abs(last.end - start) < 0.01) {
         last.confidence += (best.score - last.confidence) * ((end - start) / (end - last.start));

@@ -117,7 +117,7 @@ class Timeline extends HTMLElement {
 
   #draw() {
     const record = this.#record;
-    const shown = record.shown(card?.background);
+    const shown = record.shown(card ?? {});
     for (const { label } of shown) if (!this.#rows.includes(label)) this.#rows.push(label);
     if (this.names.children.length !== this.#rows.length) this.names.replaceChildren(...this.#rows.map((label) => h("span", {}, label)));
     const change = (one) => (one.memory?.change ?? null) === null ? null : one.memory.change / 0.6;
