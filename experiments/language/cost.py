@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.language.flops import by_counter, by_hand
-from experiments.language.networks import Network, make_network
+from experiments.language.networks import Network, full_state, make_network
 from experiments.language.options import Options
 from experiments.language.runs import SPANS, at
 from experiments.language.train import device_name, read_span
@@ -26,7 +26,7 @@ from experiments.language.train import device_name, read_span
 COSTS = Path(__file__).with_name("cost.json")
 WORDS = 10_000
 TOKENS = 280
-"""Of a pass, as many segments as are in it."""
+"""At most, of a pass: as many whole segments as are in it."""
 
 
 def kinds(**size: object) -> list[Options]:
@@ -38,16 +38,16 @@ def seconds_per_token(o: Options, passes: int) -> float:
     """In evaluation; see above."""
     torch.manual_seed(0)
     network = make_network(o, WORDS).eval().requires_grad_(False)
-    parts = torch.randint(WORDS, (1, TOKENS)).split(o.segment, dim=1)
-    state = network.initial_state(1)
+    parts = torch.randint(WORDS, (1, TOKENS // o.segment * o.segment)).split(o.segment, dim=1)
+    state = full_state(o, network, 1)
     found = []
     with torch.inference_mode():
-        for _ in range(passes + 1):  # the first fills the cache and warms up
+        for _ in range(passes + 1):  # the first warms up
             began = time.perf_counter()
             for part in parts:
                 outputs_BLD, state = network(part, state)
                 network.vocabulary.log_probabilities(outputs_BLD[0])
-            found.append((time.perf_counter() - began) / TOKENS)
+            found.append((time.perf_counter() - began) / (len(parts) * o.segment))
     return min(found[1:])
 
 
@@ -62,11 +62,11 @@ def peak(o: Options, training: bool) -> int:
     """Bytes, in this process: to be called once in one. Linux only."""
     network = make_network(o, WORDS).train(training)
     words = torch.randint(WORDS, (o.streams if training else 1, o.span * o.segment))
-    state = network.initial_state(len(words))
+    state = full_state(o, network, len(words))
     for parameter in network.parameters():
         if training:  # gradients belong to what a network holds
             parameter.grad = torch.zeros_like(parameter)
-    one_pass(network, o, words[:1], network.initial_state(1), training)
+    one_pass(network, o, words[:1], full_state(o, network, 1), training)
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
     before = resident("VmRSS")

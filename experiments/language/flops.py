@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.language.networks import make_network
+from experiments.language.networks import full_state, make_network
 from experiments.language.options import Options
 
 
@@ -47,7 +47,7 @@ def by_hand(o: Options, words: int) -> Cost:
     write = 2 * 3 * M * (D + M)
     match o.read:
         case "prepend":
-            read = (2 * M * D + o.layers * 2 * D * 2 * D) / L
+            read = (2 * M * D + o.layers * 2 * D * 3 * D) / L  # projected as a token is, query and all
         case "add":
             read = 2 * M * D / L
         case "cross_attention":
@@ -72,11 +72,8 @@ def by_counter(o: Options, words: int) -> float:
     network = make_network(o, words).eval().requires_grad_(False)
     segment = torch.zeros(1, o.segment, dtype=torch.int64)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused attention of a CPU is not in the counter's table
-        state = network.initial_state(1)
-        if o.variant == "xl":
-            state = state.new_zeros(o.layers, 1, o.remembered, o.d_model)
-        else:
-            network(segment, state)  # folds what evaluation folds once
+        state = full_state(o, network, 1)
+        network(segment, state)  # folds what evaluation folds once
         with FlopCounterMode(display=False) as counter:
             outputs_BLD, _ = network(segment, state)
             network.vocabulary.log_probabilities(outputs_BLD[0])

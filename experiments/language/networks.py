@@ -36,6 +36,12 @@ def make_network(o: Options, words: int) -> Network:
     return LanguageModel(words, crt, o.cutoffs, tied=tied)
 
 
+def full_state(o: Options, network: Network, streams: int) -> Tensor:
+    """What is handed on in the midst of a text: of Transformer-XL a cache that has filled up, all zero."""
+    state = network.initial_state(streams)
+    return state.new_zeros(o.layers, streams, o.remembered, o.d_model) if o.variant == "xl" else state
+
+
 def make_corpus(o: Options, cache: Path | None = None) -> Corpus:
     """The task's texts. Raises BadText."""
     match o.task:

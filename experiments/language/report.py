@@ -18,6 +18,7 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- made by python -m experiments.language.report: {} -->", "<!-- end of {} -->"
 NAMES = {"transformer": "Transformer", "xl": "Transformer-XL", "crt": "CRT"}
 MISSING = "not run yet"
+UNPLANNED = "-"
 
 Results = dict[str, dict[str, Any]]
 """By command."""
@@ -92,7 +93,10 @@ def lengths(results: Results) -> str:
         (o.variant, o.segment): o for o in runs.central() + runs.lengths() if o.seed == 1
     }
     columns = sorted(runs.SPANS)
-    rows = [[NAMES[v], *(spread(of(results, found[v, n])) if (v, n) in found else "" for n in columns)] for v in NAMES]
+    rows = [
+        [NAMES[v], *(spread(of(results, found[v, n])) if (v, n) in found else UNPLANNED for n in columns)]
+        for v in NAMES
+    ]
     return table(["test perplexity at segment", *map(str, columns)], rows)
 
 
@@ -108,7 +112,11 @@ def variants(results: Results) -> str:
 
 def gradients(results: Results) -> str:
     """How far they run."""
-    rows = [row(results, f"CRT, gradients through {o.gradient}", o) for o in runs.gradients()]
+    untrained = {1: "; the GRU stays as drawn"}
+    rows = [
+        row(results, f"CRT, gradients through {o.gradient}{untrained.get(o.gradient or 0, '')}", o)
+        for o in runs.gradients()
+    ]
     return table(HEAD, rows)
 
 
@@ -118,13 +126,18 @@ def tasks(kinds: Callable[[], list[Options]]) -> Callable[[Results], str]:
     def made(results: Results) -> str:
         rows = []
         for o in kinds():
-            found, valid = of(results, o), of(results, o, "valid_ppl")
+            name = NAMES[o.variant]
+            if o.variant == "xl":
+                name += f", cache {o.remembered}"
+            elif o.variant == "crt":
+                name += f", memory {o.memory}"
+            one = entry(results, o)
             rows.append(
-                [NAMES[o.variant], o.segment, f"{valid[0]:.3f}", f"{found[0]:.3f}"]
-                if found
-                else [NAMES[o.variant], o.segment, "", MISSING]
-            )
-        return table(["network", "segment", "validation", "test"], rows)
+                [name, o.segment, f"{one['params']:,}", f"{one['flops_per_token']:,}", f"{one['valid_ppl']:.3f}", f"{one['test_ppl']:.3f}"]
+                if one
+                else [name, o.segment, "", "", "", MISSING]
+            )  # fmt: skip
+        return table(["network", "segment", "parameters", "operations a token", "validation", "test"], rows)
 
     return made
 

@@ -4,6 +4,7 @@ Stopped at any moment, the same command goes on with every run where it was. `--
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 import threading
@@ -41,8 +42,9 @@ def central() -> list[Options]:
 def lengths() -> list[Options]:
     """Perplexity over segment length."""
     kinds = [("xl", 17), ("xl", 70), ("crt", 35), ("crt", 8), ("transformer", 8), ("xl", 35), ("transformer", 35)]
-    kinds += [("crt", 4), ("transformer", 4), ("crt", 70)]
-    return [at(segment, variant=variant) for variant, segment in kinds]
+    kinds += [("crt", 4), ("transformer", 4)]
+    # One segment an update would leave the writer untrained: no gradient reaches it but through the next segment's reading.
+    return [*(at(segment, variant=variant) for variant, segment in kinds), Options(segment=70, span=2, streams=16)]
 
 
 def sizes() -> list[Options]:
@@ -62,26 +64,29 @@ def writers() -> list[Options]:
 
 def widths() -> list[Options]:
     """The memory's width."""
-    return [at(17, memory=memory) for memory in (64, 128, 512)]
+    return [at(17, memory=memory) for memory in (64, 512)]
 
 
 def gradients() -> list[Options]:
-    """How far gradients run through time; updates of eight segments for all of them."""
+    """How far gradients run through time; updates of eight segments for all of them. At 1 the writer stays as it was drawn."""
     return [Options(segment=17, span=8, streams=16, gradient=gradient) for gradient in (1, 2, 4, 8)]
 
 
 def code() -> list[Options]:
-    """Python's own sources, by the byte: one epoch of 4 MB."""
+    """Python's own sources, by the byte: two epochs of 4 MB."""
     kinds = [("crt", 32, 4), ("transformer", 32, 4), ("transformer", 128, 1), ("xl", 32, 4)]
     shared = {"task": "bytes", "epochs": 2, "dropout": 0.0}
     return [Options(variant=v, segment=segment, span=span, **shared) for v, segment, span in kinds]  # type: ignore[arg-type]
 
 
 def sums() -> list[Options]:
-    """Sums whose operands lie up to many segments back."""
-    kinds = [("crt", 17, 8), ("transformer", 17, 8), ("transformer", 136, 1), ("xl", 17, 8)]
-    shared = {"task": "sums", "epochs": 12, "dropout": 0.0, "d_model": 64, "inner": 256, "streams": 64}
-    return [Options(variant=v, segment=segment, span=span, **shared) for v, segment, span in kinds]  # type: ignore[arg-type]
+    """Sums whose operands lie up to many segments back; a small memory against caches and a segment that reach as far as an update."""
+    shared = {"task": "sums", "epochs": 12, "dropout": 0.0, "d_model": 64, "inner": 256, "streams": 64, "span": 8}
+    kinds: list[dict[str, object]] = [
+        {"memory": 64}, {"variant": "transformer"}, {"variant": "transformer", "segment": 136, "span": 1}, {"variant": "xl"},
+        {"variant": "xl", "cache": 136}, {"memory": 256},
+    ]  # fmt: skip
+    return [Options.model_validate({**shared, **kind}) for kind in kinds]
 
 
 def full() -> list[Options]:
@@ -113,7 +118,8 @@ class Queue:
             given = self.options
             folder: Path = given.runs / run.name()
             folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, *run.command().split()[1:], "--threads", str(given.threads)]
+            command = [sys.executable, *shlex.split(run.command())[1:], "--threads", str(given.threads)]
+            command += ["--precision", run.precision]  # a run's own command leaves it out where it is the default
             command += ["--runs", str(given.runs), "--results", str(given.results), "--curves", str(given.curves)]
             with (folder / "log").open("a") as log:
                 status = subprocess.run(command, stdout=log, stderr=log, check=False).returncode

@@ -1,8 +1,9 @@
 """Two further tasks in the form of a text: Python's own sources by the byte, and sums whose operands lie far back.
 
-Sums: a stream of noise, in which the registers a and b are given digits (`a 7`), again and again, and asked for their sum modulo 10
-(`? 4`). Only the answers count. Between events lie 1 to 160 letters of noise, evenly on a log scale, so that an operand is as
-often 5 symbols back as 150; which lies further than a segment of 17 only a memory can tell.
+Sums: a stream of noise, in which the registers a and b are given digits (`a 7`), in any order and some of them anew, and asked for their
+sum modulo 10 (`? 4`). Only the answers count. Between two questions both are given anew, so that no earlier answer helps: who does
+not know both operands can but guess. Between events lie 1 to 160 letters of noise, evenly on a log scale; an operand that lies further
+back than a segment only a memory can tell.
 """
 
 import hashlib
@@ -55,7 +56,7 @@ def python_sources(folder: Path | None = None, limit: int = 4_000_000) -> Corpus
     return Corpus(made["train"][:limit], made["valid"][: limit // 10], made["test"][: limit // 10], names)
 
 
-def sums(train: int = 2_000_000, rest: int = 100_000) -> Corpus:
+def sums(train: int = 2_000_000, rest: int = 400_000) -> Corpus:
     """So many symbols for training, and so many each for validation and test; always the same."""
     first, second, third = (sum_text(n, np.random.default_rng([505, k])) for k, n in enumerate((train, rest, rest)))
     return Corpus(first, second, third, SUMS, ANSWERS)
@@ -64,16 +65,19 @@ def sums(train: int = 2_000_000, rest: int = 100_000) -> Corpus:
 def sum_text(length: int, rng: np.random.Generator) -> np.ndarray:
     """int32[length]."""
     pieces: list[np.ndarray] = []
-    registers, total = [0, 0], 0
-    pieces.append(np.array([10, 0, 11, 0], np.int32))
+    registers: list[int | None] = [None, None]
+    """Since the last question."""
+    total = 0
     while total < length:
         noise = rng.integers(NOISE, len(SUMS), size=int(np.exp(rng.uniform(0, np.log(LONGEST)))), dtype=np.int32)
-        kind = int(rng.integers(4))  # as many questions as operands
-        if kind < 2:
-            registers[kind] = int(rng.integers(10))
-            event = [10 + kind, registers[kind]]
+        a, b = registers
+        if a is not None and b is not None and rng.random() < 0.75:
+            event = [12, 13 + (a + b) % 10]
+            registers = [None, None]
         else:
-            event = [12, 13 + sum(registers) % 10]
+            place, digit = int(rng.integers(2)), int(rng.integers(10))
+            registers[place] = digit
+            event = [10 + place, digit]
         pieces += [noise, np.array(event, np.int32)]
         total += len(noise) + 2
     return np.concatenate(pieces)[:length]

@@ -97,6 +97,7 @@ class Training:
         self.clock = time.perf_counter if self.device == "cuda" else time.process_time
         self.seconds = 0.0
         """Spent in training and validation; on a CPU processor time, of all threads."""
+        # As drawn: a stream begins once an epoch, too seldom for a first memory to be learned.
         self.state = self.network.initial_state(o.streams).detach()
         self.total, self.scored = 0.0, 0
         """-ln p and words of this epoch so far."""

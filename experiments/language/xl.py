@@ -1,7 +1,7 @@
 """Transformer-XL (arXiv 1901.02860): attention by relative position over this segment and the cached states of those before.
 
-Its blocks are the CRT's, pre-norm with the same feed-forward network, but for the attention; so that a comparison with the CRT compares
-cache and memory, and nothing else. Where the CRT hands on M numbers, this hands on the last S tokens' states of every layer.
+Its blocks are the CRT's, pre-norm with the same feed-forward network, but for the attention: what differs from the CRT is cache against
+memory, and relative against learned absolute positions. Where the CRT hands on M numbers, this hands on the last S tokens' states of every layer.
 """
 
 import math

@@ -43,7 +43,8 @@ def test_the_share_of_the_gap_and_the_spread_are_by_seed():
     results = results_of(figures)
     assert report.closed(results).endswith("closes: 0.75 (seed 1), 1.00 (seed 2).")
     assert "| CRT | 17 | 2.00 M | 2.50 M | 107.5 ± 3.5 | 102.5 ± 3.5 | 2 |" in report.central(results)
-    assert "| CRT |  | " in report.lengths(results) or "| CRT | not run yet |" in report.lengths(results)
+    assert "| Transformer-XL | - | - | not run yet |" in report.lengths(results)
+    assert "| CRT | not run yet | not run yet | 102.5 ± 3.5 | not run yet | not run yet |" in report.lengths(results)
 
 
 def test_a_run_counts_in_either_precision():
@@ -53,6 +54,24 @@ def test_a_run_counts_in_either_precision():
     assert "0.75 (seed 1)" in report.closed(results_of({o.model_copy(update=single): ppl for ppl, o in central}))
     results = results_of({runs.readers()[1].model_copy(update=single): 99.5})
     assert "| 104.5 | 99.5 | 1 |" in next(row for row in report.variants(results).splitlines() if "read by add" in row)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_run_is_made_in_the_precision_that_is_asked_for(
+    tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever the machine would take by itself; the log lies where the run's checkpoint does."""
+    commands = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: commands.append(command) or subprocess.CompletedProcess(command, 0)
+    )
+    where = [f"--{name}={tmp_path / name}" for name in ("runs", "results", "curves")]
+    monkeypatch.setattr(sys, "argv", ["runs", "writers", "--precision", precision, *where])
+    assert runs.main() == 0
+    (command,) = commands
+    assert command[command.index("--precision") + 1] == precision
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == runs.writers()[0].model_copy(update={"precision": precision}).name()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -71,6 +90,6 @@ def test_what_is_missing_is_said_to_be(tmp_path: Path):
     """No run, no figure; and the picture can be drawn all the same."""
     assert "not known yet" in report.central({})
     assert report.central({}).count(report.MISSING) == 5
-    assert report.variants({}).count(report.MISSING) == 7
+    assert report.variants({}).count(report.MISSING) == 6
     report.plot_lengths({}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000

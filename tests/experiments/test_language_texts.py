@@ -112,18 +112,20 @@ def test_this_pythons_own_sources_are_enough():
 def test_sums_are_right_and_their_operands_lie_far_back():
     """Read again symbol by symbol, as one would by hand."""
     corpus = sums(train=50_000, rest=10_000)
-    registers, asked, right = {"a=": 0, "b=": 0}, 0, 0
+    registers, asked, right = dict[str, int](), 0, 0
     said = [SUMS[number] for number in corpus.train]
     for before, symbol in pairwise(said):
-        if before in registers:
+        if before in ("a=", "b="):
             registers[before] = int(symbol)
         if before == "?":
             asked += 1
-            right += symbol == f"={sum(registers.values()) % 10}"
-    assert right == asked > 500
+            right += (
+                symbol == f"={(registers.pop('a=') + registers.pop('b=')) % 10}"
+            )  # both given since the last question
+    assert right == asked > 300
     assert set(corpus.train[distances(corpus.train) >= 0].tolist()) == set(ANSWERS) == corpus.scored
     back = distances(corpus.train)[distances(corpus.train) >= 0]
-    assert np.mean(back > 17) > 0.9
-    assert np.mean(back > 5 * 17) > 0.4
+    assert np.mean(back > 17) > 0.75
+    assert np.mean(back > 5 * 17) > 0.3
     assert not np.array_equal(corpus.valid, corpus.test)
     assert np.array_equal(corpus.train, sums(train=50_000, rest=10_000).train)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.language.networks import make_network
 from experiments.language.options import BadOptions, Options, parse
 from experiments.language.runs import GROUPS
 from experiments.language.text import Corpus
-from experiments.language.train import Training, main, read_lines
+from experiments.language.train import Training, main, read_lines, read_span
+from models.vocabulary import IGNORE
 from pipelines import device
 
 FIELDS = [
@@ -169,6 +171,61 @@ def test_memory_tells_what_lies_in_earlier_segments():
         found[variant] = training.curve[-1]["valid_ppl"]
     assert found["crt"] < 1.2
     assert found["transformer"] == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("gradient", [1, 2, 4, None])
+def test_gradients_run_through_as_many_segments_as_are_asked_for(gradient: int | None):
+    """Seen at the embeddings of words that each stand in one segment of the four only: those whose memory reaches the last word's loss."""
+    o = Options.model_validate(
+        {"d_model": 16, "inner": 16, "memory": 8, "segment": 2, "heads": 2, "gradient": gradient, "dropout": 0.0}
+    )
+    torch.manual_seed(0)
+    network = make_network(o, 20)
+    words = torch.arange(8)[None]
+    targets = torch.full((1, 8), IGNORE)
+    targets[0, -1] = 19
+    network.vocabulary.weight_VD.requires_grad_(False)
+    embedded = list[torch.Tensor]()
+    embed = network.vocabulary.embed
+
+    def watched(words_BL: torch.Tensor) -> torch.Tensor:
+        embedded.append(embed(words_BL).requires_grad_())
+        return embedded[-1]
+
+    network.vocabulary.embed = watched  # type: ignore[method-assign, assignment]
+    loss, _ = read_span(network, o, words, targets, network.initial_state(1).detach())
+    loss.backward()
+    reached = [one.grad is not None and bool(one.grad.abs().sum() > 0) for one in embedded]
+    assert reached == [False] * (4 - (gradient or 4)) + [True] * (gradient or 4)
+    written = network.crt.writer.rnn.weight_ih_l0.grad
+    assert (written is not None and bool(written.abs().sum() > 0)) == (gradient != 1)
+
+
+@pytest.mark.parametrize("variant", ["xl", "crt"])
+def test_what_is_remembered_passes_from_one_update_to_the_next(variant: str):
+    """The second update begins with what the first one ended with; an epoch begins anew."""
+    text = (np.arange(400) % 17).astype(np.int32)
+    corpus = Corpus(text, text, text, tuple(map(str, range(17))))
+    o = Options.model_validate(
+        {"variant": variant, "d_model": 16, "inner": 16, "heads": 2, "memory": 8, "segment": 4, "span": 3, "streams": 2, "epochs": 2,
+         "precision": "fp32", "device": "cpu"}
+    )  # fmt: skip
+    training, began, ended = Training(o, corpus, Path("nowhere")), list[torch.Tensor](), list[torch.Tensor]()
+    step = training.step
+
+    def watched(words: torch.Tensor, targets: torch.Tensor) -> float:
+        began.append(training.state)
+        loss = step(words, targets)
+        ended.append(training.state)
+        return loss
+
+    training.step, training.save = watched, lambda: None  # type: ignore[method-assign]
+    training.run(save_every=10_000)
+    per_epoch = len(began) // 2
+    first = training.network.initial_state(2)
+    for number, (state, before) in enumerate(zip(began[1:], ended[:-1], strict=True), 1):
+        assert torch.equal(state, first if number == per_epoch else before)
+    assert not torch.equal(ended[0], ended[1])
 
 
 def test_options_are_checked_and_a_command_says_them_all():
