@@ -1,8 +1,8 @@
 """What a word costs: operations, time, memory and state of each network over segment lengths: `python -m experiments.language.cost`.
 
 Writes cost.json. Time is that of one stream, segment by segment, on one thread in float32, the softmax over all words included and the
-state carried along, the fastest of several passes; memory is the process's peak beyond what it held between passes, in evaluation and in an update of
-training in float32, each in a process of its own.
+state carried along, the fastest of several passes, all networks in turns, freed memory kept as in training; memory is the process's peak
+beyond what it held between passes, in evaluation and in an update of training in float32, each in a process of its own.
 """
 
 import argparse
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from experiments.language.flops import by_counter, by_hand
 from experiments.language.networks import Network, full_state, make_network
 from experiments.language.options import Options
 from experiments.language.runs import SPANS, at
-from experiments.language.train import device_name, read_span
+from experiments.language.train import device_name, keep_freed_memory, read_span
+from pipelines.command import count
 
 COSTS = Path(__file__).with_name("cost.json")
 WORDS = 10_000
@@ -34,21 +35,23 @@ def kinds(**size: object) -> list[Options]:
     return [at(segment, variant=variant, **size) for variant in ("transformer", "xl", "crt") for segment in SPANS]
 
 
-def seconds_per_token(o: Options, passes: int) -> float:
-    """In evaluation; see above."""
-    torch.manual_seed(0)
-    network = make_network(o, WORDS).eval().requires_grad_(False)
-    parts = torch.randint(WORDS, (1, TOKENS // o.segment * o.segment)).split(o.segment, dim=1)
-    state = full_state(o, network, 1)
-    found = []
-    with torch.inference_mode():
-        for _ in range(passes + 1):  # the first warms up
-            began = time.perf_counter()
-            for part in parts:
-                outputs_BLD, state = network(part, state)
-                network.vocabulary.log_probabilities(outputs_BLD[0])
-            found.append((time.perf_counter() - began) / (len(parts) * o.segment))
-    return min(found[1:])
+class Reading:
+    """A network on its way through a text, in evaluation."""
+
+    def __init__(self, o: Options) -> None:
+        torch.manual_seed(0)
+        self.network = make_network(o, WORDS).eval().requires_grad_(False)
+        self.parts = torch.randint(WORDS, (1, TOKENS // o.segment * o.segment)).split(o.segment, dim=1)
+        self.state = full_state(o, self.network, 1)
+
+    @torch.inference_mode()
+    def seconds_per_token(self) -> float:
+        """Of one pass."""
+        began = time.perf_counter()
+        for part in self.parts:
+            outputs_BLD, self.state = self.network(part, self.state)
+            self.network.vocabulary.log_probabilities(outputs_BLD[0])
+        return (time.perf_counter() - began) / sum(part.shape[1] for part in self.parts)
 
 
 def state_bytes(o: Options) -> int:
@@ -105,8 +108,8 @@ def tell(options: str, training: str) -> None:
     print(peak(Options.model_validate_json(options), training == "1"))
 
 
-def measure(o: Options, passes: int) -> dict[str, Any]:
-    """A line of the table."""
+def measure(o: Options, seconds: float) -> dict[str, Any]:
+    """A line of the table; seconds: of a token."""
     cost = by_hand(o, WORDS)
     return {
         "variant": o.variant,
@@ -116,7 +119,7 @@ def measure(o: Options, passes: int) -> dict[str, Any]:
         "flops": round(cost.total),
         "flops_without_softmax": round(cost.total - cost.softmax),
         "flops_counted": round(by_counter(o, WORDS)),
-        "microseconds": round(1e6 * seconds_per_token(o, passes), 1),
+        "microseconds": round(1e6 * seconds, 1),
         "peak_bytes": peak_elsewhere(o, training=False),
         "training_peak_bytes": peak_elsewhere(o, training=True),
         "state_bytes": state_bytes(o),
@@ -125,11 +128,15 @@ def measure(o: Options, passes: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.language.cost", description=__doc__)
-    parser.add_argument("--passes", type=int, default=7, help="of which the fastest counts (default: %(default)s)")
+    parser.add_argument("--passes", type=count, default=40, help="of which the fastest counts (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=COSTS, help="file (default: beside this program)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [measure(o, options.passes) for o in tqdm(kinds(), unit="network")]
+    keep_freed_memory()
+    readings = [Reading(o) for o in kinds()]
+    passes = [[one.seconds_per_token() for one in readings] for _ in trange(options.passes + 1, unit="pass")]
+    fastest = map(min, zip(*passes[1:], strict=True))  # the first warms up
+    rows = [measure(*one) for one in tqdm(list(zip(kinds(), fastest, strict=True)), unit="network")]
     report = {"device": device_name("cpu"), "torch": torch.__version__, "words": WORDS, "rows": rows}
     options.output.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -1,12 +1,13 @@
 """Two further tasks in the form of a text: Python's own sources by the byte, and sums whose operands lie far back.
 
 Sums: a stream of noise, in which the registers a and b are given digits (`a 7`), in any order and some of them anew, and asked for their
-sum modulo 10 (`? 4`). Only the answers count. Between two questions both are given anew, so that no earlier answer helps: who does
+sum, 0 to 18 (`? 11`). Only the answers count. Between two questions both are given anew, so that no earlier answer helps: who does
 not know both operands can but guess. Between events lie 1 to 160 letters of noise, evenly on a log scale; an operand that lies further
 back than a segment only a memory can tell.
 """
 
 import hashlib
+import math
 import sysconfig
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import numpy as np
 from experiments.language.text import BadText, Corpus
 
 LETTERS = "abcdefghijklmnopqrst"
-SUMS = (*"0123456789", "a=", "b=", "?", *(f"={digit}" for digit in range(10)), *LETTERS)
+SUMS = (*"0123456789", "a=", "b=", "?", *(f"={number}" for number in range(19)), *LETTERS)
 """Symbols of the sums: digits given, registers, the question, answers, noise."""
-ANSWERS = frozenset(range(13, 23))
-NOISE = 23
+ANSWERS = frozenset(range(13, 32))
+NOISE = 32
 LONGEST = 160
 """Of a stretch of noise, in symbols."""
 
@@ -72,7 +73,7 @@ def sum_text(length: int, rng: np.random.Generator) -> np.ndarray:
         noise = rng.integers(NOISE, len(SUMS), size=int(np.exp(rng.uniform(0, np.log(LONGEST)))), dtype=np.int32)
         a, b = registers
         if a is not None and b is not None and rng.random() < 0.75:
-            event = [12, 13 + (a + b) % 10]
+            event = [12, 13 + a + b]
             registers = [None, None]
         else:
             place, digit = int(rng.integers(2)), int(rng.integers(10))
@@ -84,13 +85,22 @@ def sum_text(length: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def distances(text: np.ndarray) -> np.ndarray:
-    """How many symbols before each answer its older operand was given, int64[N]; -1 for all that is no answer."""
-    found = np.full(len(text), -1)
+    """How many symbols before each answer its younger and its older operand were given, int64[answers, 2]."""
+    found: list[list[int]] = []
     given = [0, 0]
     for place in np.flatnonzero((text >= 10) & (text < NOISE)):
         symbol = int(text[place])
         if symbol < 12:
             given[symbol - 10] = int(place) + 1
         elif symbol > 12:
-            found[place] = place - min(given)
-    return found
+            found.append([int(place) - max(given), int(place) - min(given)])
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def least_perplexity(text: np.ndarray, reach: int) -> float:
+    """Of the answers, for one who knows all that lies up to `reach` symbols before each, and nothing older."""
+    of_sum = np.convolve(np.full(10, 0.1), np.full(10, 0.1))
+    surprise = np.array(
+        [-(of_sum * np.log(of_sum)).sum(), math.log(10), 0.0]
+    )  # of a sum of which so many operands are known
+    return math.exp(float(surprise[(distances(text) <= reach).sum(1)].mean()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.language.tasks import ANSWERS, SUMS, distances, python_sources, sums
+from experiments.language.tasks import ANSWERS, SUMS, distances, least_perplexity, python_sources, sums
 from experiments.language.text import BadText, read_corpus
 
 PENN = Path("../shared/text")
@@ -119,13 +119,14 @@ def test_sums_are_right_and_their_operands_lie_far_back():
             registers[before] = int(symbol)
         if before == "?":
             asked += 1
-            right += (
-                symbol == f"={(registers.pop('a=') + registers.pop('b=')) % 10}"
-            )  # both given since the last question
+            right += symbol == f"={registers.pop('a=') + registers.pop('b=')}"  # both given since the last question
     assert right == asked > 300
-    assert set(corpus.train[distances(corpus.train) >= 0].tolist()) == set(ANSWERS) == corpus.scored
-    back = distances(corpus.train)[distances(corpus.train) >= 0]
-    assert np.mean(back > 17) > 0.75
-    assert np.mean(back > 5 * 17) > 0.3
+    assert corpus.scored == ANSWERS
+    assert set(corpus.train.tolist()) == set(range(len(SUMS)))
+    assert corpus.scored == {number for number, name in enumerate(SUMS) if name[0] == "="}
+    test = sums(train=10).test  # as the README tells
+    assert [round(100 * np.mean(distances(test)[:, 1] > n), 1) for n in (17, 85, 136)] == [80.6, 34.0, 15.8]
+    assert len(distances(test)) == 2799
+    assert [round(least_perplexity(test, n), 1) for n in (0, 17, 136, 1000)] == [16.3, 8.0, 1.5, 1.0]
     assert not np.array_equal(corpus.valid, corpus.test)
     assert np.array_equal(corpus.train, sums(train=50_000, rest=10_000).train)
