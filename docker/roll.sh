@@ -3,10 +3,13 @@
 # as many new ones are started beside the old ones; when they are ready, the old ones end one by one and tell their cameras to come back.
 #
 #   docker/roll.sh
+#
+# Further compose files are those of COMPOSE_FILE, as everywhere: COMPOSE_FILE=docker/docker-compose.yml:docker/gpu.yml docker/roll.sh
 set -euo pipefail
-compose=(docker compose -f "$(dirname "$0")/docker-compose.yml" ${CRT_ENV_FILE:+--env-file "$CRT_ENV_FILE"})
+export COMPOSE_FILE=${COMPOSE_FILE:-$(dirname "$0")/docker-compose.yml}
+compose=(docker compose ${CRT_ENV_FILE:+--env-file "$CRT_ENV_FILE"})
 mapfile -t old < <("${compose[@]}" ps --quiet api)
-[ ${#old[@]} -gt 0 ] || { echo "no replica runs; start some: docker compose up --detach" >&2; exit 1; }
+[ ${#old[@]} -gt 0 ] || { echo "no replica runs; start some: docker compose -f docker/docker-compose.yml up --detach --wait" >&2; exit 1; }
 "${compose[@]}" up --detach --no-deps --no-recreate --wait --scale api=$((2 * ${#old[@]})) api
 for one in "${old[@]}"; do
   docker stop "$one" > /dev/null  # SIGTERM, and stop_grace_period for what it has begun

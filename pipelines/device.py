@@ -56,7 +56,7 @@ def _no_cuda() -> str | None:
     try:
         import torch
     except ImportError:
-        return "PyTorch is not installed (make develop)"
+        return "PyTorch is not installed (requirements.txt has it)"
     if not torch.cuda.is_available():
         return f"PyTorch {torch.__version__} finds no GPU that it can use"
     return None

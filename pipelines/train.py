@@ -209,6 +209,9 @@ def run(
     torch.set_num_threads(config.threads)
     if not any(config.run.glob("*.pt")):
         write_config(config)
+    training = config.backbone.training
+    if training is not None and training.start is not None and not (config.run / "backbone.pt").exists():
+        checkpoint.read(training.start)  # what it begins with has to be there, before hours of decoding
     found = config.data.find()
     if until != "features":
         complete(found)

@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "--client", help="this client's token (default: one that is kept for this stream on this machine)"
     )
     parser.add_argument(
-        "--key-file", help="file with the key for a service that asks for one (default: the key in $CRT_CLIENT_KEY)"
+        "--key-file",
+        help="file with the key for a service that asks for one, in its first line (default: the key in $CRT_CLIENT_KEY)",
     )
     parser.add_argument("--takeover", action="store_true", help="go on in place of whoever writes to the stream")
     parser.add_argument("--keep-open", action="store_true", help="leave the stream open at the source's end")
@@ -133,15 +134,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _key(file: str | None) -> str | None:
-    """Raises BadKeyFile."""
+    """A file's first line: the service's own file of keys has more while one is replaced. Raises BadKeyFile."""
     if file is None:
         return os.environ.get("CRT_CLIENT_KEY", "").strip() or None
     try:
-        return Path(file).read_text().strip()
+        lines = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise BadKeyFile(
             f"{file}: the key cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
         ) from error
+    if not lines:
+        raise BadKeyFile(f"{file}: there is no key in it")
+    return lines[0]
 
 
 def _size(text: str) -> Size:

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from app.client.bookkeeping import Backlog, Flow, Message, Told
-from app.client.errors import AGAIN, BadAddress, FrameTooLarge, Refused, RequestRefused, Unreachable, refusal
+from app.client.errors import AGAIN, BadAddress, BadKey, FrameTooLarge, Refused, RequestRefused, Unreachable, refusal
 from app.client.feed import Feed
 from app.client.sources import Encoded, Given, Source
 
@@ -92,7 +92,7 @@ class StreamClient:
         wait before another attempt, in seconds. buffer_frames, buffer_bytes: frames that are kept until they are durable; while
         there is no connection, so much of a live source. key: for services that ask for one.
         options: those of a stream, see docs/protocol.md; of a stream that is there already only top_k, policy, provisional and memory
-        are changed. Raises BadAddress.
+        are changed. Raises BadAddress, BadKey.
         """
         self._servers = [servers] if isinstance(servers, str) else list(servers)
         for server in self._servers:
@@ -102,6 +102,8 @@ class StreamClient:
         self._patience, self._pauses = patience, pauses
         self._options = {name: value for name, value in options.items() if value is not None}
         self._client = client or secrets.token_hex(8)
+        if key and not re.fullmatch(r"[!-~]+", key):  # nor is it told: it is a secret
+            raise BadKey("the key is none that a request can carry: it has to be one word of ASCII characters")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._backlog = Backlog(buffer_frames, buffer_bytes)
         self._feed: Feed | None = None

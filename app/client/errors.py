@@ -4,7 +4,8 @@ CrtError
   ClientError            client_error
     BadSource            source_bad              no frames, or no more, can be had from there
     BadAddress           address_bad             what answers there is no service of ours
-    BadKeyFile           key_file_bad            the file with the key cannot be read
+    BadKeyFile           key_file_bad            the file with the key cannot be read, or has none
+    BadKey               key_bad                 a key that no request can carry
     Unreachable          service_unreachable     no service could be used for as long as the client was to be patient
     Lost                 segments_lost           segments were made of which this client was never told
     Refused              the service's own code
@@ -38,9 +39,15 @@ class BadAddress(ClientError):  # noqa: N818
 
 
 class BadKeyFile(ClientError):  # noqa: N818
-    """The file with the key cannot be read."""
+    """The file with the key cannot be read, or has none."""
 
     code = "key_file_bad"
+
+
+class BadKey(ClientError):  # noqa: N818
+    """A key that no request can carry."""
+
+    code = "key_bad"
 
 
 class Unreachable(ClientError):  # noqa: N818

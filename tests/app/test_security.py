@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from app.client.client import StreamClient
-from app.client.errors import RequestRefused
+from app.client.errors import BadKey, RequestRefused
 from app.sealing import BadSignature, Sealed, seal, unseal
 from app.sessions import open_store
 from app.sessions.base import BadStoreUrl
@@ -99,6 +99,31 @@ def test_the_client_streams_with_a_key_and_says_what_is_missing_without(guarded,
     assert done.returncode == 1
     assert done.stderr.startswith("key_file_bad: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_services_own_file_of_keys_serves_a_client_also_while_one_is_replaced(guarded, tmp_path):
+    """Its first line; and what is no key is an error at once that does not tell it, instead of one connection after the other."""
+    keys, empty = tmp_path / "crt_api_keys", tmp_path / "empty"
+    keys.write_text(f"\n{NEW}\n{OLD}\n")
+    empty.write_text("\n")
+    command = [
+        sys.executable,
+        "-m",
+        "app.client",
+        str(ROOT / "examples/kitchen.mp4"),
+        "--stream",
+        "rotated",
+        "--server",
+        guarded.url,
+    ]
+    kwargs = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run([*command, "--key-file", str(keys)], **kwargs)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*command, "--key-file", str(empty)], **kwargs)
+    assert (done.returncode, done.stderr) == (1, f"key_file_bad: {empty}: there is no key in it\n")
+    with pytest.raises(BadKey) as raised:
+        StreamClient(guarded.url, "x", key=f"{NEW}\n{OLD}")
+    assert NEW not in str(raised.value)
 
 
 def test_a_secret_is_a_file_and_a_variable_goes_before_it(monkeypatch, tmp_path):

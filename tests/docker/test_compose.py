@@ -105,6 +105,26 @@ def test_every_setting_that_is_passed_on_is_one_of_the_service():
                 assert variable.removeprefix(PREFIX).lower() in Settings.model_fields, variable
 
 
+def test_every_setting_of_the_service_can_be_set_in_the_env_file():
+    """But for those that the compose file sets itself, or that are secrets; else what is written there would do nothing, and say nothing."""
+    own = {"sessions", "spool", "secrets", "state_key", "api_keys", "drain_seconds", "log_format"}
+    elsewhere = {"engine", "engine_seconds"}  # of an image with Ray: docker/ray
+    for name in ("home", "api"):
+        passed = {v.removeprefix(PREFIX).lower() for v, value in SERVICES[name]["environment"].items() if value is None}
+        assert passed == set(Settings.model_fields) - own - elsewhere, name
+
+
+def test_what_the_page_links_to_is_in_the_image():
+    """And its context has what the image is made of."""
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DOCKER / "Dockerfile").read_text(), re.M)
+    files = [file for line in copied for file in line.split()]
+    assert {"docs/protocol.md", "examples/kitchen.mp4"} <= set(files)
+    context = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    for file in files:
+        assert (ROOT / file).exists(), file
+        assert f"!{file.rstrip('/')}" in context, file
+
+
 def test_what_has_begun_is_answered_before_the_container_is_killed():
     """Docker waits longer than the service."""
     for name in ("home", "api"):

@@ -63,6 +63,15 @@ def test_joints_are_told_by_the_side_on_which_they_are_seen():
     assert (told[:3] == 0).all()
 
 
+def test_what_a_training_begins_with_has_to_be_there_before_anything_is_decoded(tmp_path):
+    """Hours of decoding come first; the videos are not even looked for."""
+    nowhere = {"kind": "homesim", "folder": tmp_path / "no videos"}
+    backbone = {"training": {"start": tmp_path / "no model"}}
+    config = Config.model_validate({"data": nowhere, "run": tmp_path / "run", "name": "x", "backbone": backbone})
+    with pytest.raises(checkpoint.BadCheckpoint, match="no model"):
+        run(config)
+
+
 @pytest.mark.parametrize("overhead", [False, True])
 def test_joints_stay_on_the_pixels_that_show_them(overhead):
     """However a clip is varied: a spot on dark ground, and a joint in its middle. From the ceiling, it may go anywhere."""
