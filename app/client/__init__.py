@@ -20,10 +20,12 @@ from app.client.errors import (
     StreamUnknown,
     Unreachable,
 )
-from app.client.sources import Camera, Encoding, Folder, Source, VideoFile, open_source
+from app.client.network_camera import NetworkCamera
+from app.client.opening import open_source
+from app.client.sources import Camera, Encoding, Folder, Source, VideoFile
 
 __all__ = [
     "BadAddress", "BadSource", "Camera", "ClientError", "Encoding", "Folder", "FrameTooLarge", "Lost", "ModelChanged",
-    "Refused", "RequestRefused", "Source", "StreamClient", "StreamExpired", "StreamOwned", "StreamUnknown", "Unreachable",
+    "NetworkCamera", "Refused", "RequestRefused", "Source", "StreamClient", "StreamExpired", "StreamOwned", "StreamUnknown", "Unreachable",
     "VideoFile", "open_source",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""`python -m app.client SOURCE --stream ID`: streams a video file, a folder of pictures or a webcam, and shows what is seen.
+"""`python -m app.client SOURCE --stream ID`: streams a video file, a folder of pictures, a webcam or a camera on the network, and shows what is seen.
 
 Comes back by itself after any break. Ctrl-C leaves the stream as it is; the same command goes on with it.
 """
@@ -19,7 +19,8 @@ from rich.live import Live
 from app.client.bookkeeping import Message
 from app.client.client import StreamClient
 from app.client.errors import BadKeyFile
-from app.client.sources import Encoding, Size, Source, open_source
+from app.client.opening import open_source
+from app.client.sources import Encoding, Size, Source
 from app.client.tokens import Token
 from app.client.view import Timeline, line
 from models.errors import CrtError
@@ -102,13 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m app.client", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a video file, a folder of pictures, or a webcam's number")
+    parser.add_argument(
+        "source", help="a video file, a folder of pictures, a webcam's number, or a camera's address (rtsp://, http://)"
+    )
     parser.add_argument("--stream", required=True, help="the stream's id; made if it does not exist")
     parser.add_argument(
         "--server", action="append", help=f"address of a service; several that share a store may be given (default: $CRT_SERVER or {SERVER})"
     )  # fmt: skip
     parser.add_argument("--top-k", type=int, help="labels in each answer")
-    parser.add_argument("--policy", choices=("complete", "live"), help="default: live for a webcam, else complete")
+    parser.add_argument("--policy", choices=("complete", "live"), help="default: live for a camera, else complete")
     parser.add_argument("--checkpoints", type=int, help="states that are kept for going back")
     parser.add_argument(
         "--client", help="this client's token (default: one that is kept for this stream on this machine)"

@@ -1,4 +1,5 @@
-"""Where a client's frames come from: a video file, a folder of pictures, a webcam, or whatever gives frames.
+"""Where a client's frames come from: a video file, a folder of pictures, a webcam, or whatever gives frames (a camera on the network:
+network_camera.py).
 
 A frame is (number, capture time in seconds, encoded picture). A file and a folder give the same ones every time, so that a
 client that was itself started anew goes on where the stream stands.
@@ -95,14 +96,16 @@ class Encoding:
         return data.tobytes()
 
 
-class _Scaling(Source):
+class Scaling(Source):
+    """Whose pictures are encoded here, and may be made smaller."""
+
     _encoding: Encoding
 
     def fit(self, size: Size) -> None:
         self._encoding.model = size
 
 
-class VideoFile(_Scaling):
+class VideoFile(Scaling):
     """All frames of a video at their presentation times, from the first one on, upright. What cannot be decoded is left out."""
 
     def __init__(self, path: Path, encoding: Encoding | None = None) -> None:
@@ -147,7 +150,7 @@ class VideoFile(_Scaling):
                         continue
                 latest = time + shift
                 if number >= first:
-                    yield number, latest, self._encoding.encode(_upright(frame))
+                    yield number, latest, self._encoding.encode(upright(frame))
                 number += 1
         if number == 0:
             raise BadSource(f"no frame of {self.path} can be decoded")
@@ -174,14 +177,14 @@ class VideoFile(_Scaling):
                 errors += 1
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """uint8[H, W, 3], BGR."""
+def upright(frame: av.VideoFrame) -> np.ndarray:
+    """As it is to be seen, uint8[H, W, 3], BGR."""
     pixels = frame.to_ndarray(format="bgr24")
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-class Folder(_Scaling):
+class Folder(Scaling):
     """The pictures of a folder in the order of their names, so many a second; as they are, if they need not be scaled."""
 
     def __init__(self, path: Path, encoding: Encoding | None = None, *, fps: float = 25.0) -> None:
@@ -209,7 +212,7 @@ class Folder(_Scaling):
             yield number, number / self._fps, data
 
 
-class Camera(_Scaling):
+class Camera(Scaling):
     """A webcam by its number, in seconds since 1970."""
 
     live = True
@@ -237,18 +240,6 @@ class Camera(_Scaling):
                 number += 1
         finally:
             self._camera.release()
-
-
-def open_source(name: str, encoding: Encoding | None = None, *, fps: float | None = None) -> Source:
-    """A folder or a file, or a webcam for a number. fps is of a folder's pictures or asked of a webcam. Raises BadSource."""
-    path = Path(name)
-    if path.is_dir():
-        return Folder(path, encoding, fps=fps or 25.0)
-    if path.exists():
-        return VideoFile(path, encoding)
-    if re.fullmatch(r"[0-9]{1,4}", name):
-        return Camera(int(name), encoding, fps=fps)
-    raise BadSource(f"there is no {name}: give a video file, a folder of pictures, or a camera's number")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
