@@ -17,8 +17,8 @@ from pipelines.label import BUNDLED
 from pipelines.video import Budget
 
 PREFIX = "CRT_"
-OTHERS = {"CRT_SERVER", "CRT_CLIENT_KEY"}
-"""Of the same prefix, and not the service's: where its client looks for it, and the client's key."""
+OTHERS = {"CRT_SERVER", "CRT_CLIENT_KEY", "CRT_CAMERA"}
+"""Of the same prefix, and not the service's: where its client looks for it, the client's key and its camera."""
 _UNTOLD = {"sessions", "state_key", "api_keys"}
 """Settings whose values no message repeats."""
 

@@ -4,7 +4,7 @@
 #
 #   docker/roll.sh
 #
-# Further compose files are those of COMPOSE_FILE, as everywhere: COMPOSE_FILE=docker/docker-compose.yml:docker/gpu.yml docker/roll.sh
+# Further compose files are those of COMPOSE_FILE, seen from the current folder as everywhere: COMPOSE_FILE=docker/docker-compose.yml:docker/gpu.yml docker/roll.sh
 set -euo pipefail
 export COMPOSE_FILE=${COMPOSE_FILE:-$(dirname "$0")/docker-compose.yml}
 compose=(docker compose ${CRT_ENV_FILE:+--env-file "$CRT_ENV_FILE"})

@@ -30,6 +30,7 @@ CRT_REPLICAS=1
 # The cameras here are on the same cores, and come all at once.
 CRT_STREAMS_SHARE=0
 ENV
+export COMPOSE_FILE=docker/docker-compose.yml  # for roll.sh, whatever the shell has
 compose() { docker compose -f docker/docker-compose.yml --env-file "$CRT_ENV_FILE" "$@"; }
 quietly() { "$@" > "$work/log" 2>&1 || { tail -30 "$work/log"; return 1; }; }
 say() { printf '\n[%4d s] %s\n' $((SECONDS - began)) "$*"; }

@@ -76,6 +76,7 @@ def main() -> int:
     args = _parser().parse_args()
     servers = args.server or [os.environ.get("CRT_SERVER", SERVER)]
     encoding = Encoding(format=args.format, most=args.most, scale=args.scale)
+    client = None
     try:
         with Token(args.stream) as token:
             source = open_source(args.source, encoding, fps=args.fps)
@@ -95,7 +96,10 @@ def main() -> int:
         stopped = signal.SIGINT
     if stopped is None:
         return 0
-    print(f"left; frames before {client.acked} are durable, and the same command goes on from there", file=sys.stderr)
+    if client is not None:
+        print(
+            f"left; frames before {client.acked} are durable, and the same command goes on from there", file=sys.stderr
+        )
     return 128 + stopped
 
 
@@ -104,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m app.client", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "source", help="a video file, a folder of pictures, a webcam's number, or a camera's address (rtsp://, http://)"
+        "source",
+        help="a video file, a folder of pictures, a webcam's number, a camera's address (rtsp://, http://), "
+        "or - for the address in $CRT_CAMERA, where no list of processes shows its password",
     )
     parser.add_argument("--stream", required=True, help="the stream's id; made if it does not exist")
     parser.add_argument(

@@ -200,7 +200,7 @@ def plot_lengths(results: Results, picture: Path) -> None:
     left.minorticks_off()
     curves = {one["command"]: one["curve"] for one in read_lines(CURVES)}
     for o in runs.central()[:3]:
-        if curve := curves.get(o.command()):
+        if curve := next((curves[command] for command in o.either() if command in curves), None):
             label = f"{NAMES[o.variant]} {o.segment}"
             right.plot(
                 [e["epoch"] for e in curve], [e["valid_ppl"] for e in curve], marker="o", markersize=3, label=label

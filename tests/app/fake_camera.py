@@ -3,6 +3,7 @@
 import contextlib
 import io
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -19,16 +20,22 @@ PACKETS = 7 * 188
 """Bytes of MPEG-TS in an RTP packet."""
 
 
-def mpegts(pictures: Sequence[np.ndarray], fps: int) -> bytes:
-    """uint8[H, W, 3] each, RGB."""
+def mpegts(pictures: Sequence[np.ndarray], fps: int, *, key: int = 5, sound: float = 0.0) -> bytes:
+    """uint8[H, W, 3] each, RGB. key: pictures from one key frame to the next. sound: seconds of it."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mpegts") as file:
-        stream = file.add_stream("libx264", rate=fps, options={"crf": "10", "bf": "0", "g": "5", "tune": "zerolatency"})
+        options = {"crf": "10", "bf": "0", "g": str(key), "tune": "zerolatency", "sc_threshold": "0"}
+        stream = file.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
+        heard = file.add_stream("mp2", rate=48_000) if sound else None
         for picture in pictures:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode())
+        for k in range(int(sound * 48_000 / 1152)):
+            quiet = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 1152), np.int16), format="s16", layout="stereo")
+            quiet.sample_rate, quiet.pts = 48_000, 1152 * k
+            file.mux(heard.encode(quiet))
     return buffer.getvalue()
 
 
@@ -38,14 +45,17 @@ class FakeCamera:
     def __init__(
         self,
         kind: str,
-        films: Sequence[Sequence[np.ndarray]],
+        films: Sequence[Sequence[np.ndarray] | tuple[bytes, float]],
         *,
         fps: int = 25,
         password: str = "",
         silent: bool = False,
         port: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """kind: rtsp, mpegts, mpjpeg, or any other text, which is what it answers by HTTP. silent: it neither goes on nor hangs up after a film."""
+        """films: pictures, or MPEG-TS as it is and the seconds that it takes. kind: rtsp, mpegts, mpjpeg, or any other text, which is what
+        it answers by HTTP. password: the Authorization that RTSP wants. silent: it neither goes on nor hangs up after a film.
+        """
         self.kind, self.films, self.fps, self.password, self.silent = kind, films, fps, password, silent
         self.served, self.transports, self.over = 0, list[str](), threading.Event()
         camera = self
@@ -55,7 +65,7 @@ class FakeCamera:
                 with contextlib.suppress(OSError):  # who looked has gone
                     (camera.rtsp if kind == "rtsp" else camera.http)(self.rfile, self.wfile)
 
-        self.handler, self.port = Handler, port or free_port()
+        self.handler, self.port, self.tls = Handler, port or free_port(), tls
         suffix = {"rtsp": "", "mpegts": ".ts", "mpjpeg": ".mjpg"}.get(kind, ".m3u8")
         self.url = f"{'rtsp' if kind == 'rtsp' else 'http'}://127.0.0.1:{self.port}/live{suffix}"
 
@@ -63,6 +73,8 @@ class FakeCamera:
         socketserver.ThreadingTCPServer.allow_reuse_address = True
         self.server = socketserver.ThreadingTCPServer(("127.0.0.1", self.port), self.handler)
         self.server.daemon_threads = True
+        if self.tls is not None:
+            self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
@@ -71,16 +83,17 @@ class FakeCamera:
         self.server.shutdown()
         self.server.server_close()
 
-    def film(self) -> Sequence[np.ndarray]:
+    def film(self) -> Sequence[np.ndarray] | tuple[bytes, float]:
         self.served += 1
         return self.films[min(self.served, len(self.films)) - 1]
 
     def paced(self) -> Iterator[bytes]:
         """A film's packets, each in its time."""
-        pictures = self.film()
-        data, began = mpegts(pictures, self.fps), time.monotonic()
+        film = self.film()
+        data, seconds = film if isinstance(film, tuple) else (mpegts(film, self.fps), len(film) / self.fps)
+        began = time.monotonic()
         for at in range(0, len(data), PACKETS):
-            due = began + len(pictures) / self.fps * at / len(data)
+            due = began + seconds * at / len(data)
             if self.over.wait(max(0.0, due - time.monotonic())):
                 return
             yield data[at : at + PACKETS]
@@ -100,7 +113,7 @@ class FakeCamera:
         while True:
             method, fields = self.head(rfile)
             answer, body = [f"CSeq: {fields['CSeq']}"], ""
-            if self.password and "Authorization" not in fields:
+            if self.password and fields.get("Authorization") != self.password:
                 wfile.write(
                     "\r\n".join(
                         ["RTSP/1.0 401 Unauthorized", *answer, 'WWW-Authenticate: Basic realm="c"', "", ""]
@@ -108,7 +121,7 @@ class FakeCamera:
                 )
                 continue
             if method == "DESCRIBE":
-                body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+                body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=\xb4\xab\xc3\xc5\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
                 answer += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
             elif method == "SETUP":
                 self.transports.append(fields["Transport"])
@@ -117,7 +130,7 @@ class FakeCamera:
                 answer.append("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
             else:
                 answer.append("Session: 1")
-            wfile.write(("\r\n".join(["RTSP/1.0 200 OK", *answer, "", ""]) + body).encode())
+            wfile.write(("\r\n".join(["RTSP/1.0 200 OK", *answer, "", ""]) + body).encode("latin-1"))
             if method == "PLAY":
                 for number, packets in enumerate(self.paced()):
                     rtp = (
