@@ -100,7 +100,6 @@ def distances(text: np.ndarray) -> np.ndarray:
 def least_perplexity(text: np.ndarray, reach: int) -> float:
     """Of the answers, for one who knows all that lies up to `reach` symbols before each, and nothing older."""
     of_sum = np.convolve(np.full(10, 0.1), np.full(10, 0.1))
-    surprise = np.array(
-        [-(of_sum * np.log(of_sum)).sum(), math.log(10), 0.0]
-    )  # of a sum of which so many operands are known
+    # Of a sum of which none, one or both operands are known.
+    surprise = np.array([-(of_sum * np.log(of_sum)).sum(), math.log(10), 0.0])
     return math.exp(float(surprise[(distances(text) <= reach).sum(1)].mean()))

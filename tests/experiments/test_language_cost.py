@@ -15,7 +15,9 @@ def test_the_command_measures_operations_time_memory_and_state(tmp_path: Path, m
     small = [runs.at(17, variant=variant, **size) for variant in ("transformer", "xl", "crt")]
     monkeypatch.setattr(cost, "kinds", lambda: small)
     monkeypatch.setattr(cost, "WORDS", 2000)
-    monkeypatch.setattr(cost, "keep_freed_memory", lambda: None)  # of this process, in which other tests run
+    # Of this process, in which other tests run.
+    monkeypatch.setattr(cost, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(cost.torch, "set_num_threads", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["cost", "--passes", "2", "--output", str(tmp_path / "cost.json")])
     cost.main()
     found = json.loads((tmp_path / "cost.json").read_text())
