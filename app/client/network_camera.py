@@ -41,6 +41,7 @@ class NetworkCamera(Scaling):
         """Raises BadSource if it does not answer now: later it may go and come as it likes."""
         self._address, self._encoding = address, encoding or Encoding()
         self.name = shown(address)
+        """For messages: the address without name and password."""
         rest = address.partition("//")[2]
         authority = re.split("[/?#]", rest, maxsplit=1)[0]
         if "@" in rest and "@" not in authority and not re.fullmatch(r"(\[.*\]|[^:\[\]]+)(:[0-9]+)?", authority):
