@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 SIZE = (1060, 1000)
 SHOWN = (780, 736)
@@ -72,7 +72,7 @@ def main() -> None:
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-                size = {"width": SIZE[0], "height": SIZE[1]}
+                size = ViewportSize(width=SIZE[0], height=SIZE[1])
                 page = browser.new_page(viewport=size, reduced_motion="reduce")
                 frames = record(page, url)
                 browser.close()

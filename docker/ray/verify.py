@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def node(kind: str, folder: Path, *, ports: int, **more: str) -> subprocess.Pope
     )  # fmt: skip
 
 
-def wait_for(what: str, test, seconds: float = 90.0) -> float:
+def wait_for(what: str, test: Callable[[], object], seconds: float = 90.0) -> float:
     """Until test() holds; how long that took."""
     began = time.monotonic()
     while not test():
@@ -98,7 +99,7 @@ def figures() -> None:
     clips = np.random.default_rng(0).integers(0, 256, (32, spec.frames, spec.height, spec.width, 3), dtype=np.uint8)
     assert np.array_equal(here.features(clips[:4]), there.features(clips[:4])), "other features than in process"
 
-    def timed(work, turns: int, *arguments) -> float:
+    def timed(work: Callable[..., object], turns: int, *arguments: object) -> float:
         times = []
         for _ in range(turns):
             began = time.perf_counter()
@@ -136,7 +137,7 @@ def archive(folder: Path, copies: int) -> bool:
     (videos / "broken.mp4").write_bytes(b"not a video")
     for number in range(copies):
         shutil.copy(ROOT / "examples/kitchen.mp4", videos / f"{number:03}.mp4")
-    command = [sys.executable, "-m", "pipelines.label", videos, "--out"]
+    command: list[str | Path] = [sys.executable, "-m", "pipelines.label", videos, "--out"]
     subprocess.run([*command, folder / "here.parquet", "--threads", "2"], cwd=ROOT, check=True)
     say(f"{copies} videos and a broken one labelled in process; now by the cluster:")
     there, journal = folder / "there.parquet", folder / "there.parquet.journal"
@@ -217,7 +218,7 @@ def tried(args: argparse.Namespace, folder: Path) -> int:
         return process
 
     def cameras(port: int, out: str, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, ROOT / "docker/verify/streams.py", f"http://{HEAD}:{port}", folder / out]
+        command = [sys.executable, str(ROOT / "docker/verify/streams.py"), f"http://{HEAD}:{port}", str(folder / out)]
         return subprocess.Popen(
             [*command, "--frames", str(args.frames), "--cameras", str(args.cameras), *more], cwd=ROOT
         )

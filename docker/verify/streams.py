@@ -17,8 +17,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from app.client.client import StreamClient
-from app.client.sources import Encoding, open_source
+from app.client import StreamClient, VideoFile
 
 ROOT = Path(__file__).parents[2]
 FPS = 25.0
@@ -68,8 +67,8 @@ async def camera(server: str, stream: str, key: str | None, pictures: list[bytes
 
 
 async def run(args: argparse.Namespace) -> dict[str, Told]:
-    pictures = [data for _, _, data in open_source(str(ROOT / "examples/kitchen.mp4"), Encoding()).frames(0)]
-    key = args.key_file.read_text().strip() if args.key_file else None
+    pictures = [data for _, _, data in VideoFile(ROOT / "examples/kitchen.mp4").frames(0)]
+    key = args.key_file.read_text().split()[0] if args.key_file else None
     began = [i * len(pictures) // args.cameras for i in range(args.cameras)]
     told = await asyncio.gather(
         *(
