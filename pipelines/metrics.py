@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from pipelines.datasets import Span
 from pipelines.events import Event
@@ -37,6 +36,8 @@ def frame_map(scores_NC: np.ndarray, truth_NC: np.ndarray) -> tuple[float, dict[
 
     truth: bool, several classes may be true at a moment. NaN where none occurs.
     """
+    from sklearn.metrics import average_precision_score  # takes seconds, which each command and worker would wait for
+
     found = {
         c: float(average_precision_score(truth_NC[:, c], scores_NC[:, c]))
         for c in range(truth_NC.shape[1])

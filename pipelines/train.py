@@ -37,7 +37,6 @@ from pipelines.features import Seen, extract
 from pipelines.onnx_weights import strip
 from pipelines.quantize import quantize
 from pipelines.recognizer import Recognizer
-from pipelines.report import write_report
 from pipelines.runtime import OnnxSmall
 from pipelines.train_backbone import train_backbone
 from pipelines.train_crt import Example, sequences, train_crt
@@ -272,6 +271,8 @@ def run(
         log.warning("%s is not drawn: the test split has no drinks whose container was to be seen before", plot)
     elif plot is not None:
         plot_gap(measured["with"], measured["without"], plot)
+    from pipelines.report import write_report  # matplotlib takes a second, which each worker would wait for
+
     write_report(config.run / "report.html", checkpoint.read(target), found.title, "test", answers)
     log.info("the model is in %s, pictures of what it says in %s", target, config.run / "report.html")
     return card

@@ -19,6 +19,7 @@ from models import checkpoint
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
+from pipelines import graphs
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("Background", "Drink.Fromcup", "Fall", "Sitdown", "Walk")
@@ -63,13 +64,15 @@ def launch(model: Path, folder: Path, port: int, **settings: str) -> Service:
         process = subprocess.Popen(
             [sys.executable, "-m", "app"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
-    for _ in range(600):
-        if process.poll() is not None:
-            raise RuntimeError(f"the service ended at once:\n{log.read_text()}")
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return Service(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, spool, process)
-        except httpx.TransportError:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise RuntimeError(f"the service ended at once:\n{log.read_text()}")
+            try:
+                if client.get("/readyz").status_code == 200:
+                    return Service(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, spool, process)
+            except httpx.TransportError:
+                pass
             time.sleep(0.1)
     process.kill()
     raise RuntimeError(f"the service did not get ready:\n{log.read_text()}")
@@ -99,15 +102,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = VideoClassifier(config)
     # Random weights say nearly the same of everything; larger ones tell pictures apart.
     torch.nn.init.normal_(classifier.classify.weight, std=2.0)
+    backbone, classifier = SmallBackbone().eval(), classifier.eval()
     checkpoint.save(
-        folder,
-        SmallBackbone(),
-        classifier,
-        name="random",
-        labels=LABELS,
-        background="Background",
-        card={"data": "none"},
-    )
+        folder, backbone, classifier, name="random", labels=LABELS, background="Background", card={"data": "none"},
+        # With its graphs, as a training writes it: without them each start would need torch to make them.
+        graphs={**graphs.of_backbone(backbone), "classify": graphs.classify(classifier)},
+    )  # fmt: skip
     return folder
 
 

@@ -133,13 +133,21 @@ def test_a_raw_body_gives_the_same_as_a_form(client, kind):
     assert raw == form
 
 
+@pytest.fixture(scope="module")
+def ten_minutes(service, tmp_path_factory) -> tuple[bytes, dict]:
+    """A video, and the plain answer to it."""
+    video = encode(tmp_path_factory.mktemp("long") / "long.mp4", 600).read_bytes()
+    headers = {"Content-Type": "video/mp4"}
+    return video, httpx.post(f"{service.url}/v1/clips", content=video, headers=headers, timeout=60).json()
+
+
 @pytest.mark.parametrize(("accept", "split"), [("application/x-ndjson", b"\n"), ("text/event-stream", b"\n\n")])
-def test_segments_come_as_they_are_made(client, tmp_path, accept, split):
+def test_segments_come_as_they_are_made(client, ten_minutes, accept, split):
     """The first segment is here long before the last; together they are what the plain answer holds."""
-    video = encode(tmp_path / "long.mp4", 600)
+    video, plain = ten_minutes
     items, times, started = [], [], time.perf_counter()
     with client.stream(
-        "POST", "/v1/clips", content=video.read_bytes(), headers={"Content-Type": "video/mp4", "Accept": accept}
+        "POST", "/v1/clips", content=video, headers={"Content-Type": "video/mp4", "Accept": accept}
     ) as answer:
         assert answer.headers["content-type"].startswith(accept)
         rest = b""
@@ -157,7 +165,6 @@ def test_segments_come_as_they_are_made(client, tmp_path, accept, split):
     assert [item["type"] for item in items] == ["segment"] * (len(items) - 1) + ["result"]
     assert items[-1]["video"]["duration"] == pytest.approx(600, abs=1)
     assert times[0] < times[-1] / 3
-    plain = client.post("/v1/clips", content=video.read_bytes(), headers={"Content-Type": "video/mp4"}).json()
     assert [{k: v for k, v in item.items() if k != "type"} for item in items[:-1]] == plain["segments"]
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from contextlib import ExitStack
 
 import httpx
@@ -206,6 +207,7 @@ def test_kill_9_changes_no_label(model, features, wanted, tmp_path):
                     own.post("/v1/streams", json={"id": f"killed-{number}"})
                     answer = post(own, f"killed-{number}", features[at : at + 4], at).raise_for_status().json()
                 except httpx.TransportError:
+                    time.sleep(0.1)
                     continue
                 segments |= {one["index"]: one for one in answer["segments"]}
                 at += 4

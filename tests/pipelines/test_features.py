@@ -19,6 +19,7 @@ from models.backbones import create_backbone
 from models.config import ClassifierConfig, CrtConfig
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
+from pipelines import graphs
 from pipelines.clips import Look, clips_in, clips_of, second_look
 from pipelines.config import BackboneChoice, BadConfig, read_config
 from pipelines.datasets import BadDataset, ClassFolders, LabelledVideo
@@ -52,7 +53,10 @@ def model(tmp_path_factory) -> Path:
     crt = CrtConfig(width=16, memory=24, layers=1, heads=2, hidden=32)
     classifier = VideoClassifier(ClassifierConfig(feature_width=SPEC.feature_width, classes=2, crt=crt))
     folder = tmp_path_factory.mktemp("model")
-    checkpoint.save(folder, SmallBackbone(), classifier, name="m", labels=["a", "b"])
+    backbone = SmallBackbone().eval()
+    # With its graphs, as a training writes it: without them each worker would need torch to make them.
+    made = {**graphs.of_backbone(backbone), "classify": graphs.classify(classifier.eval())}
+    checkpoint.save(folder, backbone, classifier, name="m", labels=["a", "b"], graphs=made)
     return folder
 
 
