@@ -32,7 +32,8 @@ TOKENS = 280
 
 def kinds(**size: object) -> list[Options]:
     """Those compared, at every length."""
-    return [at(segment, variant=variant, **size) for variant in ("transformer", "xl", "crt") for segment in SPANS]
+    networks: list[dict[str, object]] = [{"variant": "transformer"}, {"variant": "xl"}, {"memory": 64}, {"memory": 256}]
+    return [at(segment, **network, **size) for network in networks for segment in SPANS]
 
 
 class Reading:
@@ -113,6 +114,7 @@ def measure(o: Options, seconds: float) -> dict[str, Any]:
     cost = by_hand(o, WORDS)
     return {
         "variant": o.variant,
+        "memory": o.memory if o.variant == "crt" else None,
         "segment": o.segment,
         "layers": o.layers,
         "d_model": o.d_model,

@@ -49,6 +49,11 @@ def of(results: Results, o: Options, field: str = "test_ppl") -> list[float]:
     return [one[field] for one in entries if one]
 
 
+def named(o: Options) -> str:
+    """The network, and of a CRT how wide its memory is."""
+    return f"{NAMES['crt']}, memory {o.memory}" if o.variant == "crt" else NAMES[o.variant]
+
+
 def row(results: Results, name: str, o: Options) -> list[object]:
     """Name, segment, parameters, operations, perplexities."""
     found, seeds = of(results, o), len(of(results, o))
@@ -65,26 +70,27 @@ HEAD = ["network", "segment", "parameters", "operations a token", "validation", 
 def central(results: Results) -> str:
     """The comparison that counts, and how much of the gap is closed."""
     groups = {o.model_copy(update={"seed": 1}).command(): o for o in reversed(runs.central())}
-    rows = [row(results, NAMES[o.variant], o) for o in reversed(groups.values())]
+    rows = [row(results, named(o), o) for o in reversed(groups.values())]
+    rows += [row(results, named(o), o) for o in runs.narrow()[:1]]
     rows += [row(results, "Transformer, widened to the CRT's parameters", o) for o in runs.sizes()]
-    return f"{table(HEAD, rows)}\n\n{closed(results)}"
+    shares = [f"with a memory of {memory} {closed(results, memory)}" for memory in (256, 64)]
+    text = "Share of the gap between the Transformer at 17 and at 70 that the CRT at 17 closes"
+    return f"{table(HEAD, rows)}\n\n{text}: {'; '.join(shares)}."
 
 
-def closed(results: Results) -> str:
+def closed(results: Results, memory: int = 256) -> str:
     """The CRT's share of the way from the short Transformer to the long one, by seed."""
     parts = []
     for seed in (1, 2, 3):
-        kinds = [("transformer", 17), ("crt", 17), ("transformer", 70)]
-        entries = [entry(results, runs.at(segment, variant=variant, seed=seed)) for variant, segment in kinds]
+        kinds = [runs.at(17, variant="transformer"), runs.at(17, memory=memory), runs.at(70, variant="transformer")]
+        entries = [entry(results, o.model_copy(update={"seed": seed})) for o in kinds]
         found = [one["test_ppl"] for one in entries if one]
         if len(found) == len(kinds):
             short, crt, long = found
             parts.append(
                 f"{(short - crt) / (short - long):.2f} (seed {seed})" if short > long else f"no gap (seed {seed})"
             )
-    if not parts:
-        return "Share of the gap between the Transformer at 17 and at 70 that the CRT at 17 closes: not known yet."
-    return f"Share of the gap between the Transformer at 17 and at 70 that the CRT at 17 closes: {', '.join(parts)}."
+    return ", ".join(parts) or "not known yet"
 
 
 def lengths(results: Results) -> str:
@@ -126,11 +132,7 @@ def tasks(kinds: Callable[[], list[Options]]) -> Callable[[Results], str]:
     def made(results: Results) -> str:
         rows = []
         for o in kinds():
-            name = NAMES[o.variant]
-            if o.variant == "xl":
-                name += f", cache {o.remembered}"
-            elif o.variant == "crt":
-                name += f", memory {o.memory}"
+            name = f"{NAMES['xl']}, cache {o.remembered}" if o.variant == "xl" else named(o)
             one = entry(results, o)
             rows.append(
                 [name, o.segment, f"{one['params']:,}", f"{one['flops_per_token']:,}", f"{one['valid_ppl']:.3f}", f"{one['test_ppl']:.3f}"]
@@ -142,11 +144,19 @@ def tasks(kinds: Callable[[], list[Options]]) -> Callable[[Results], str]:
     return made
 
 
+def costs() -> dict[str, Any]:
+    """cost.json, a name in each row."""
+    report: dict[str, Any] = json.loads(COSTS.read_text())
+    for one in report["rows"]:
+        one["name"] = NAMES[one["variant"]] + (f", memory {one['memory']}" if one["memory"] else "")
+    return report
+
+
 def cost() -> str:
     """Of cost.json."""
     if not COSTS.exists():
         return "Not measured yet."
-    report = json.loads(COSTS.read_text())
+    report = costs()
     head = [
         "network",
         "segment",
@@ -159,9 +169,9 @@ def cost() -> str:
     ]
     rows = [
         [
-            NAMES[one["variant"]], one["segment"], f"{one['flops'] / 1e6:.2f} M", f"{one['flops_without_softmax'] / 1e6:.2f} M",
+            one["name"], one["segment"], f"{one['flops'] / 1e6:.2f} M", f"{one['flops_without_softmax'] / 1e6:.2f} M",
             f"{one['microseconds']:.0f} µs", f"{one['peak_bytes'] / 1e6:.1f} MB", f"{one['training_peak_bytes'] / 1e6:.0f} MB",
-            f"{one['state_bytes'] / 1024:.1f} KB",
+            f"{one['state_bytes'] / 1024:g} KB",
         ]
         for one in report["rows"]
     ]  # fmt: skip
@@ -217,7 +227,7 @@ def plot_cost(picture: Path) -> None:
     """Time and state over segment length."""
     import matplotlib.pyplot as plt
 
-    rows = json.loads(COSTS.read_text())["rows"]
+    rows = costs()["rows"]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     fields = [
         ("flops", 1e6, "million operations a token"),
@@ -225,8 +235,8 @@ def plot_cost(picture: Path) -> None:
         ("state_bytes", 1024, "state, KB"),
     ]
     for axis, (field, unit, label) in zip(axes, fields, strict=True):
-        for variant, name in NAMES.items():
-            points = [(one["segment"], one[field] / unit) for one in rows if one["variant"] == variant]
+        for name in dict.fromkeys(one["name"] for one in rows):
+            points = [(one["segment"], one[field] / unit) for one in rows if one["name"] == name]
             axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=name)
         axis.set(xscale="log", xlabel="segment, tokens", ylabel=label, ylim=(0, None))
         axis.set_xticks(sorted(runs.SPANS), [str(n) for n in sorted(runs.SPANS)])

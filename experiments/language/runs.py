@@ -67,6 +67,11 @@ def widths() -> list[Options]:
     return [at(17, memory=memory) for memory in (64, 512)]
 
 
+def narrow() -> list[Options]:
+    """The CRT with a memory of 64, which has nearly the Transformer's parameters, by the seeds that widths() leaves out."""
+    return [at(17, memory=64, seed=seed) for seed in (2, 3)]
+
+
 def gradients() -> list[Options]:
     """How far gradients run through time; updates of eight segments for all of them. At 1 the writer stays as it was drawn."""
     return [Options(segment=17, span=8, streams=16, gradient=gradient) for gradient in (1, 2, 4, 8)]
@@ -97,7 +102,7 @@ def full() -> list[Options]:
 
 GROUPS = {
     "central": central, "lengths": lengths, "sizes": sizes, "readers": readers, "writers": writers, "gradients": gradients,
-    "widths": widths, "sums": sums, "code": code, "full": full,
+    "widths": widths, "narrow": narrow, "sums": sums, "code": code, "full": full,
 }  # fmt: skip
 """By name, in the order in which they are made."""
 

@@ -22,6 +22,7 @@ def test_the_command_measures_operations_time_memory_and_state(tmp_path: Path, m
     cost.main()
     found = json.loads((tmp_path / "cost.json").read_text())
     assert [one["variant"] for one in found["rows"]] == ["transformer", "xl", "crt"]
+    assert [one["memory"] for one in found["rows"]] == [None, None, 24]
     assert [one["state_bytes"] for one in found["rows"]] == [0, 3 * 17 * 16 * 4, 24 * 4]
     for one in found["rows"]:
         assert one["flops"] == one["flops_counted"] > one["flops_without_softmax"] + 2 * 16 * 1999

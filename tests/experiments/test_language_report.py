@@ -41,8 +41,9 @@ def test_the_share_of_the_gap_and_the_spread_are_by_seed():
         for variant, segment, ppl in (("transformer", 17, 120.0), ("transformer", 70, 100.0), ("crt", 17, crt)):
             figures[runs.at(segment, variant=variant, seed=seed)] = ppl
     results = results_of(figures)
-    assert report.closed(results).endswith("closes: 0.75 (seed 1), 1.00 (seed 2).")
-    assert "| CRT | 17 | 2.00 M | 2.50 M | 107.5 ± 3.5 | 102.5 ± 3.5 | 2 |" in report.central(results)
+    assert report.closed(results) == "0.75 (seed 1), 1.00 (seed 2)"
+    assert report.central(results).endswith("256 0.75 (seed 1), 1.00 (seed 2); with a memory of 64 not known yet.")
+    assert "| CRT, memory 256 | 17 | 2.00 M | 2.50 M | 107.5 ± 3.5 | 102.5 ± 3.5 | 2 |" in report.central(results)
     assert "| Transformer-XL | - | - | not run yet |" in report.lengths(results)
     assert "| CRT | not run yet | not run yet | 102.5 ± 3.5 | not run yet | not run yet |" in report.lengths(results)
 
@@ -89,7 +90,7 @@ def test_no_run_is_made_again_for_another_precision(tmp_path: Path, precision: s
 def test_what_is_missing_is_said_to_be(tmp_path: Path):
     """No run, no figure; and the picture can be drawn all the same."""
     assert "not known yet" in report.central({})
-    assert report.central({}).count(report.MISSING) == 5
+    assert report.central({}).count(report.MISSING) == 6
     assert report.variants({}).count(report.MISSING) == 6
     report.plot_lengths({}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
