@@ -68,7 +68,7 @@ async def camera(server: str, stream: str, key: str | None, pictures: list[bytes
 
 async def run(args: argparse.Namespace) -> dict[str, Told]:
     pictures = [data for _, _, data in VideoFile(ROOT / "examples/kitchen.mp4").frames(0)]
-    key = args.key_file.read_text().split()[0] if args.key_file else None
+    key = args.key_file.read_text().strip().splitlines()[0] if args.key_file else None
     began = [i * len(pictures) // args.cameras for i in range(args.cameras)]
     told = await asyncio.gather(
         *(

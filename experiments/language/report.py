@@ -49,9 +49,9 @@ def of(results: Results, o: Options, field: str = "test_ppl") -> list[float]:
     return [one[field] for one in entries if one]
 
 
-def named(o: Options) -> str:
+def named(variant: str, memory: int) -> str:
     """The network, and of a CRT how wide its memory is."""
-    return f"{NAMES['crt']}, memory {o.memory}" if o.variant == "crt" else NAMES[o.variant]
+    return f"{NAMES['crt']}, memory {memory}" if variant == "crt" else NAMES[variant]
 
 
 def row(results: Results, name: str, o: Options) -> list[object]:
@@ -70,8 +70,8 @@ HEAD = ["network", "segment", "parameters", "operations a token", "validation", 
 def central(results: Results) -> str:
     """The comparison that counts, and how much of the gap is closed."""
     groups = {o.model_copy(update={"seed": 1}).command(): o for o in reversed(runs.central())}
-    rows = [row(results, named(o), o) for o in reversed(groups.values())]
-    rows += [row(results, named(o), o) for o in runs.narrow()[:1]]
+    kinds = [*reversed(groups.values()), *runs.narrow()[:1]]
+    rows = [row(results, named(o.variant, o.memory), o) for o in kinds]
     rows += [row(results, "Transformer, widened to the CRT's parameters", o) for o in runs.sizes()]
     shares = [f"with a memory of {memory} {closed(results, memory)}" for memory in (256, 64)]
     text = "Share of the gap between the Transformer at 17 and at 70 that the CRT at 17 closes"
@@ -132,7 +132,7 @@ def tasks(kinds: Callable[[], list[Options]]) -> Callable[[Results], str]:
     def made(results: Results) -> str:
         rows = []
         for o in kinds():
-            name = f"{NAMES['xl']}, cache {o.remembered}" if o.variant == "xl" else named(o)
+            name = f"{NAMES['xl']}, cache {o.remembered}" if o.variant == "xl" else named(o.variant, o.memory)
             one = entry(results, o)
             rows.append(
                 [name, o.segment, f"{one['params']:,}", f"{one['flops_per_token']:,}", f"{one['valid_ppl']:.3f}", f"{one['test_ppl']:.3f}"]
@@ -148,7 +148,7 @@ def costs() -> dict[str, Any]:
     """cost.json, a name in each row."""
     report: dict[str, Any] = json.loads(COSTS.read_text())
     for one in report["rows"]:
-        one["name"] = NAMES[one["variant"]] + (f", memory {one['memory']}" if one["memory"] else "")
+        one["name"] = named(one["variant"], one["memory"])
     return report
 
 
