@@ -14,7 +14,7 @@ serve: .venv/.ready-serve  ## start the service: http://HOST:PORT/docs
 
 test: .venv/.ready-test  ## run all tests
 	scripts/servers.sh
-	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 develop: .venv/.ready-test  ## what tests, training and benchmarks need
 

@@ -5,14 +5,19 @@ import os
 import pytest
 
 SLOW = (
-    "test_kill",
-    "test_streams",
     "test_training",
+    "test_streams",
+    "test_kill",
+    "test_ray",
     "test_clips",
-    "test_features",
-    "test_recall",
+    "test_decode",
     "test_live",
     "test_camera",
+    "test_client",
+    "test_page",
+    "test_recall",
+    "test_features",
+    "test_network_camera",
 )
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in pipelines/runtime.py, for tests that load it themselves
@@ -20,6 +25,11 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in pipelines/runtime.py, for tes
 # Before torch is imported, here and in what the tests start.
 if together := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // (together + 1))))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, four at most: a third of the time tests wait for servers, clocks and browsers."""
+    return min(4, len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
