@@ -48,8 +48,8 @@ def lengths() -> list[Options]:
 
 
 def sizes() -> list[Options]:
-    """Transformers whose feed-forward networks are widened until they have the parameters of the CRT."""
-    return [at(segment, variant="transformer", inner=1160) for segment in (17, 70)]
+    """Transformers whose feed-forward networks are widened until they have the parameters of the CRT, by three seeds."""
+    return [at(segment, variant="transformer", inner=1160, seed=seed) for seed in (1, 2, 3) for segment in (17, 70)]
 
 
 def readers() -> list[Options]:
