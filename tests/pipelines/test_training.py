@@ -587,6 +587,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     recordings += [Recording(2061, 2062, 0, 5, "Walk"), Recording(2280, 2281, 0, 2, "Walk")]
     list(make(recordings, tmp_path / "data", width=64, height=48, seed=0, workers=1))
     ways = {"one": [], "two": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]}
+    imported = {}
     for name, words in ways.items():
         (tmp_path / f"{name}.yaml").write_text(
             f"data: {{kind: homesim, folder: {tmp_path / 'data'}}}\nrun: {tmp_path / name}\nname: tiny\nthreads: 1\n"
@@ -595,9 +596,14 @@ def test_two_processes_train_what_one_trains(tmp_path):
         )
         done = subprocess.run(
             [sys.executable, "-m", *words, "pipelines.train", str(tmp_path / f"{name}.yaml"), "--until", "crt"],
-            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPROFILEIMPORTTIME": "1"},
+            capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
+        imported[name] = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    # What extracts features is a process of its own, and need not wait for what only training needs.
+    assert imported["one"].count("onnxruntime") > 0
+    assert imported["one"].count("torch") == 1
     # Not the weights: those that have no effect, as biases of keys, go wherever rounding leads them.
     options = read_config(tmp_path / "one.yaml").crt
     segment_BLF = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 4, 256)).astype(np.float32))

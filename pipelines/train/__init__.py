@@ -6,12 +6,10 @@ resumes where it stopped, and starts anew with --fresh. `torchrun --nproc-per-no
 processes, see parallel.py.
 """
 
-import argparse
 import copy
 import hashlib
 import json
 import logging
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,11 +24,11 @@ from models import checkpoint
 from models.base import Backbone
 from models.heads import VideoClassifier
 from models.small import SPEC, SmallBackbone
-from pipelines import command, evaluate, graphs, parallel
+from pipelines import evaluate, graphs, parallel
 from pipelines.backbone import described, ready
 from pipelines.card import card_text, commit, make_card
 from pipelines.clips import Look, StoredClips, cache_clips, cache_features, some_clips
-from pipelines.config import Config, read_config
+from pipelines.config import Config
 from pipelines.datasets import BACKGROUND, SPLITS, Found, LabelledVideo, Problem, complete, overlap
 from pipelines.device import pick
 from pipelines.features import Seen, extract
@@ -294,32 +292,3 @@ def save_model(
         folder, prepared.backbone, classifier, name=config.name, labels=labels, background=BACKGROUND, card=card, half=prepared.half,
         graphs={name: strip(graph, weights) for name, graph in made.items()},
     )  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--until", choices=STAGES, default="evaluate", help="the last stage to run")
-    parser.add_argument("--output", type=Path, help="folder for the finished model (default: RUN/model)")
-    parser.add_argument("--plot", type=Path, help="write the drinks-over-gap plot here")
-    parser.add_argument(
-        "--homes", type=Path, help="folder of real falls and daily life to measure on (clips and segments.csv)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="forget what was trained before (caches of clips stay)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="instead of the file's, such as data.fold=1"
-    )
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    config = read_config(args.config, args.set)
-    if args.fresh and int(os.environ.get("RANK", "0")) == 0:
-        for state in config.run.glob("*.pt"):
-            state.unlink()
-    with parallel.together(pick(config.device)):
-        run(config, until=args.until, output=args.output, plot=args.plot, homes=args.homes)
-
-
-if __name__ == "__main__":
-    command.run(main)
