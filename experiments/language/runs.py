@@ -24,7 +24,7 @@ SIXTEEN = {
     "learning_rate": 5e-4,
 }
 """The configuration in which Transformer-XL is known on Penn Treebank: 24 million parameters."""
-SPANS = {4: 17, 8: 9, 17: 4, 35: 2, 70: 1}
+SPANS = {2: 34, 4: 17, 8: 9, 17: 4, 35: 2, 70: 1}
 """Segments in an update, so that it has 68 to 72 tokens of each stream whatever a segment's length."""
 
 
@@ -42,7 +42,7 @@ def central() -> list[Options]:
 def lengths() -> list[Options]:
     """Perplexity over segment length."""
     kinds = [("xl", 17), ("xl", 70), ("crt", 35), ("crt", 8), ("transformer", 8), ("xl", 35), ("transformer", 35)]
-    kinds += [("crt", 4), ("transformer", 4)]
+    kinds += [("crt", 4), ("transformer", 4), ("crt", 2), ("xl", 4), ("transformer", 2), ("xl", 8)]
     # One segment an update would leave the writer untrained: no gradient reaches it but through the next segment's reading.
     return [*(at(segment, variant=variant) for variant, segment in kinds), Options(segment=70, span=2, streams=16)]
 
