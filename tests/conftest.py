@@ -1,6 +1,8 @@
 """Tests that run side by side: they share the cores, and the files that take long begin first."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,6 +27,14 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in pipelines/runtime.py, for tes
 # Before torch is imported, here and in what the tests start.
 if together := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // (together + 1))))
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """torch's threads are the whole process's, and on shared cores two that wait for each other are slower than one."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
 
 
 def pytest_xdist_auto_num_workers() -> int:
