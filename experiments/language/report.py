@@ -72,7 +72,7 @@ def central(results: Results) -> str:
     groups = {o.model_copy(update={"seed": 1}).command(): o for o in reversed(runs.central())}
     kinds = [*reversed(groups.values()), *runs.narrow()[:1]]
     rows = [row(results, named(o.variant, o.memory), o) for o in kinds]
-    rows += [row(results, "Transformer, widened to the CRT's parameters", o) for o in runs.sizes()[:2]]
+    rows += [row(results, "Transformer, widened to the CRT's parameters", o) for o in runs.sizes()]
     shares = [f"with a memory of {memory} {closed(results, memory)}" for memory in (256, 64)]
     text = "Share of the gap between the Transformer at 17 and at 70 that the CRT at 17 closes"
     return f"{table(HEAD, rows)}\n\n{text}: {'; '.join(shares)}."
